@@ -1,0 +1,131 @@
+"""The command line: sub-commands, help and error messages. What they do is elsewhere, and imported when it is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+HELP = """\
+mfrun: train networks of any width n, and of n = infinity, in the mean field scaling of arXiv 1902.02880,
+and see how their learning curves reach the limit.
+
+  mfrun train  [KEY=VALUE ...]   train one network
+  mfrun sweep  [KEY=VALUE ...]   train one for each of widths=[...], and for each value of any KEY=A,B,...
+  mfrun plot   RUN_OR_SWEEP ...  overlay the learning curves
+  mfrun compare RUN_OR_SWEEP ... gap to the limit for each width, its rate in n, and how long it stays small
+  mfrun status DIR               how the runs below DIR stand
+  mfrun completion SHELL         completion code for bash, zsh or fish
+  mfrun COMMAND --help           keys or options of a command
+
+For example:
+
+  mfrun train dataset=mnist depth=4 width=400 steps=10000
+  mfrun sweep dataset=gaussians depth=5 'widths=[50,100,200,400,inf]' init.tau2=0.1,3
+  mfrun plot --latest
+  mfrun train dir=outputs/mnist/2026-01-31_12-00-00 resume=true
+
+Exit codes: 0 done, 1 a run failed, 2 bad input, 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM.
+Add --debug to any command for the full traceback of an error."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(_run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: list[str]) -> int:
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if argv[0] == "--version":
+        from mfrun import __version__
+
+        print(__version__)
+        return 0
+    command = COMMANDS.get(argv[0])
+    if command is None:
+        import difflib
+
+        close = difflib.get_close_matches(argv[0], list(COMMANDS), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        print(f"mfrun: {argv[0]}: unknown command; one of {', '.join(VISIBLE)}{hint}", file=sys.stderr)
+        return 2
+    from mfrun.errors import Interrupted, UserError
+
+    try:
+        return command(argv[1:])
+    except UserError as error:
+        if debug:
+            raise
+        print(f"mfrun: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print("mfrun: stopped; the state is saved, resume=true goes on from it", file=sys.stderr)
+        return 128 + error.signal_number
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has gone (mfrun ... | head); that is no error of ours.
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"mfrun: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _train(argv: list[str]) -> int:
+    from mfrun import launch
+
+    return launch.train(argv)
+
+
+def _sweep(argv: list[str]) -> int:
+    from mfrun import launch
+
+    return launch.sweep(argv)
+
+
+def _plot(argv: list[str]) -> int:
+    from mfrun.study import plot
+
+    return plot.main(argv)
+
+
+def _compare(argv: list[str]) -> int:
+    from mfrun.study import compare
+
+    return compare.main(argv)
+
+
+def _status(argv: list[str]) -> int:
+    from mfrun.study import status
+
+    return status.main(argv)
+
+
+def _completion(argv: list[str]) -> int:
+    from mfrun import completion
+
+    return completion.main(argv)
+
+
+def _complete(argv: list[str]) -> int:
+    from mfrun import completion
+
+    return completion.complete(argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "sweep": _sweep,
+    "plot": _plot,
+    "compare": _compare,
+    "status": _status,
+    "completion": _completion,
+    "_complete": _complete,
+}
+VISIBLE = [name for name in COMMANDS if not name.startswith("_")]

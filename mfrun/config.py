@@ -1,0 +1,179 @@
+"""The typed schema of every key, and the checks that need no more than the values themselves.
+
+What each key means stands beside it in ``conf/``, the one place where people read and edit it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mfrun.errors import ConfigError
+from mfrun.registry import reason
+
+
+@dataclass
+class InitConfig:
+    """Section 4.2.1, see ``conf/init/``."""
+
+    law: str = "normal"
+    tau1: float = 1.4142135623730951
+    mu2: float = 1.0
+    tau2: float = 0.1
+    mu3: float = 0.0
+    tau3: float = 0.0
+
+
+@dataclass
+class SeedConfig:
+    """Separate sources of randomness."""
+
+    init: int = 0
+    data: int = 0
+    eval: int = 0
+
+
+@dataclass
+class EvaluationConfig:
+    """When and on what the metrics are measured."""
+
+    points_per_decade: int = 10
+    samples: int = 10000
+    test_functions: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """All keys of a run. Nodes of type dict are checked by the component that they name."""
+
+    dataset: dict[str, Any] = field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict)
+    activation: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    init: InitConfig = field(default_factory=InitConfig)
+    depth: int = 4
+    width: Any = 100
+    widths: list[Any] = field(default_factory=list)
+    particles: dict[str, Any] = field(default_factory=dict)
+    replicates: int = 1
+    replicate_data: str = "shared"
+    alpha: float = 0.01
+    batch: int = 100
+    steps: int = 10000
+    sampling: str = "iid"
+    seed: SeedConfig = field(default_factory=SeedConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    dtype: str = "float32"
+    device: str = "auto"
+    threads: int | None = None
+    checkpoint_seconds: float = 60.0
+    dir: str = ""
+    resume: bool = False
+
+
+# How a run is carried out, not what it computes: these may differ when it is resumed.
+CIRCUMSTANCES = ("widths", "device", "threads", "checkpoint_seconds", "dir", "resume")
+
+CHOICES = {
+    "replicate_data": ("shared", "independent"),
+    "sampling": ("iid", "epochs"),
+    "dtype": ("float32", "float64"),
+}
+
+
+def store_schema() -> None:
+    """Make the schema known to Hydra; ``conf/config.yaml`` starts from it."""
+    ConfigStore.instance().store(name="mfrun_schema", node=Config)
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside an installed package, beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    return here / "conf" if (here / "conf" / "config.yaml").exists() else here.parent / "conf"
+
+
+def parse_width(value: object, key: str = "width") -> float:
+    """A width as a number: an int >= 1, or ``math.inf``.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if isinstance(value, str) and value.strip().lower().lstrip("+.") in ("inf", "infinity"):
+        return math.inf
+    if isinstance(value, float) and value == math.inf:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(key, value, "a width is a whole number of neurons >= 1, or inf")
+    return value
+
+
+def width_label(width: float) -> str:
+    """``400`` or ``inf``."""
+    return "inf" if math.isinf(width) else str(int(width))
+
+
+def check(node: DictConfig) -> Config:
+    """The typed configuration of one run.
+
+    Raises:
+        ConfigError: a value that makes no sense whatever the data are.
+    """
+    try:
+        cfg = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error.full_key or "config"), "?", reason(error)) from error
+    assert isinstance(cfg, Config)
+    cfg.width = parse_width(cfg.width)
+    cfg.widths = [parse_width(w, "widths") for w in cfg.widths]
+    minima = {"depth": 2, "replicates": 1, "batch": 1, "steps": 0}
+    minima |= {"evaluation.points_per_decade": 1, "evaluation.samples": 1}
+    minima |= {f"seed.{k}": 0 for k in ("init", "data", "eval")}
+    for key, least in minima.items():
+        value = OmegaConf.select(node, key)
+        if value < least:
+            note = " (layers are counted as the paper does, L hidden ones and the output)" if key == "depth" else ""
+            raise ConfigError(key, value, f"must be at least {least}{note}")
+    for key in ("tau1", "tau2", "tau3"):
+        value = getattr(cfg.init, key)
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"init.{key}", value, "a standard deviation is a finite number >= 0")
+    for key in ("mu2", "mu3"):
+        if not math.isfinite(getattr(cfg.init, key)):
+            raise ConfigError(f"init.{key}", getattr(cfg.init, key), "must be a finite number")
+    if not 0 < cfg.alpha < math.inf:
+        raise ConfigError("alpha", cfg.alpha, "a learning rate is a finite number > 0")
+    if cfg.threads is not None and cfg.threads < 1:
+        raise ConfigError("threads", cfg.threads, "must be at least 1, or null for all cores")
+    if not cfg.checkpoint_seconds > 0:
+        raise ConfigError("checkpoint_seconds", cfg.checkpoint_seconds, "must be a number of seconds > 0")
+    for key, allowed in CHOICES.items():
+        if getattr(cfg, key) not in allowed:
+            raise ConfigError(key, getattr(cfg, key), f"one of {', '.join(allowed)}")
+    return cfg
+
+
+def content(node: DictConfig) -> dict[str, Any]:
+    """The keys that decide what a run computes, as plain values: two runs with equal content have equal curves."""
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    kept = {str(k): v for k, v in plain.items() if k not in CIRCUMSTANCES}
+    kept["width"] = width_label(parse_width(kept["width"]))
+    return kept
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

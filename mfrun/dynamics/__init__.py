@@ -1,0 +1,1 @@
+"""How it learns: schedules xi(t), evaluation, the training loop."""

@@ -1,0 +1,108 @@
+"""Metrics of a network over fixed sets of samples.
+
+Columns of metrics.csv:
+
+    step, t, replicate         SGD step, time t = step * alpha, which of the independent initialisations
+    SPLIT_loss, SPLIT_error    averages over the samples; SPLIT is train and test, or population for fresh samples
+    SPLIT_NAME                 averages of the test functions phi(y, yhat) that the configuration names
+    nonpositive_l              fraction of pre-activations of layer l that are <= 0, over the last split (Section 4.2.2)
+    METRIC_bar                 n = infinity only: half-width of the 95 % confidence interval over the particle sets
+    wall_seconds               training and evaluation time so far; the one column that differs when a run is repeated
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import scipy.stats
+import torch
+from torch import Tensor
+
+from mfrun.networks.dense import Dense, Workspace
+from mfrun.problems.losses import Loss
+from mfrun.problems.problem import Evaluation
+from mfrun.problems.tasks import Task
+
+# yhat (S, n_out, B) and y -> (S, B)
+Averaged = Callable[[Tensor, Tensor], Tensor]
+
+
+class Evaluator:
+    """Measures S networks at once.
+
+    Args:
+        sets: the samples of each split.
+        task: the kind of labels.
+        loss: L.
+        test_functions: phi by name.
+    """
+
+    def __init__(
+        self, sets: Mapping[str, Evaluation], task: Task, loss: Loss, test_functions: Mapping[str, Averaged]
+    ) -> None:
+        self.sets, self.task, self.loss, self.test_functions = sets, task, loss, test_functions
+        self._workspaces: dict[int, Workspace] = {}
+
+    def __call__(self, network: Dense) -> dict[str, list[float]]:
+        """The metrics of each of the S networks, by column name."""
+        columns: dict[str, list[float]] = {}
+        nonpositive: list[Tensor] = []
+        for split, samples in self.sets.items():
+            sums: dict[str, Tensor] = {}
+            nonpositive = [torch.zeros(network.replicates, dtype=torch.float64) for _ in network.widths]
+            for x, y in samples:
+                ws = self._workspace(network, len(x))
+                yhat = network.forward(x, ws).view(network.replicates, network.n_out, -1)
+                for name, values in self._values(y, yhat).items():
+                    add = values.expand(network.replicates, -1).sum(-1, dtype=torch.float64).cpu()
+                    sums[name] = sums[name] + add if name in sums else add
+                if split == list(self.sets)[-1]:
+                    for l, total in enumerate(nonpositive):
+                        h = ws.h[l].view(network.replicates, network.widths[l], -1)
+                        total += network.p[l + 1].mean((h <= 0).to(h.dtype)).sum(-1, dtype=torch.float64).cpu()
+            columns |= {f"{split}_{name}": (s / samples.count).tolist() for name, s in sums.items()}
+        last = self.sets[list(self.sets)[-1]]
+        return columns | {f"nonpositive_{l}": (s / last.count).tolist() for l, s in enumerate(nonpositive, 1)}
+
+    def _values(self, y: Tensor, yhat: Tensor) -> dict[str, Tensor]:
+        values = {"loss": self.loss.value(y, yhat)}
+        errors = self.task.errors(y, yhat)
+        if errors is not None:
+            values["error"] = errors
+        return values | {name: phi(y, yhat) for name, phi in self.test_functions.items()}
+
+    def _workspace(self, network: Dense, batch: int) -> Workspace:
+        if batch not in self._workspaces:
+            self._workspaces[batch] = Workspace(network, batch, backward=False)
+        return self._workspaces[batch]
+
+
+def over_sets(columns: dict[str, list[float]], sets: int) -> dict[str, list[float]]:
+    """Mean over each replicate's particle sets, and its error bar.
+
+    Args:
+        columns: metrics of replicates * sets networks, the sets of one replicate side by side.
+        sets: particle sets in a replicate; with 1, nothing changes.
+
+    Returns:
+        The means, and for each column a ``_bar``: the half-width of Student's 95 % interval for a mean of ``sets``.
+    """
+    if sets == 1:
+        return columns
+    factor = float(scipy.stats.t.ppf(0.975, sets - 1)) / math.sqrt(sets)
+    means, bars = {}, {}
+    for name, values in columns.items():
+        grouped = torch.tensor(values, dtype=torch.float64).view(-1, sets)
+        means[name] = grouped.mean(1).tolist()
+        bars[f"{name}_bar"] = (factor * grouped.std(1)).tolist()
+    return means | bars
+
+
+def grid(steps: int, points_per_decade: int) -> list[int]:
+    """The steps at which a run of ``steps`` is evaluated: 0, a logarithmic grid, and the last one."""
+    if steps < 1:
+        return [0]
+    decades = math.log10(steps)
+    inner = {round(10 ** (i / points_per_decade)) for i in range(math.floor(decades * points_per_decade) + 1)}
+    return sorted({0, steps} | {k for k in inner if k <= steps})

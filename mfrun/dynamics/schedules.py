@@ -1,0 +1,139 @@
+"""Schedules xi(t) of the learning rate, as functions of the time t = k alpha of Section 3.2.
+
+The rate of layer l at step k is alpha * xi(t) * multiplier_l. To add a schedule: subclass :class:`Schedule`,
+``@register`` it, add ``conf/schedule/NAME.yaml``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mfrun.errors import ConfigError
+from mfrun.registry import register
+
+
+@dataclass
+class Schedule(ABC):
+    """Base of all schedules.
+
+    Attributes:
+        warmup: time over which the rate first rises linearly to its scheduled value; 0 for none.
+        multipliers: one factor for each of the L + 1 layers; empty for ones.
+    """
+
+    warmup: float = 0.0
+    multipliers: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < math.inf:
+            raise ConfigError("warmup", self.warmup, "must be a time t >= 0")
+        if any(not 0 <= m < math.inf for m in self.multipliers):
+            raise ConfigError("multipliers", self.multipliers, "every factor must be >= 0")
+
+    @abstractmethod
+    def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
+        """xi at the steps k = 1, 2, ... that begin at the times t = (k - 1) alpha; the run ends at time ``end``."""
+
+    @property
+    def needs_end(self) -> bool:
+        """Whether xi depends on the length of the run, so that a longer run differs from its first step."""
+        return False
+
+    def rates(self, first: int, count: int, *, alpha: float, steps: int, layers: int) -> list[list[float]]:
+        """alpha xi(t) multiplier_l for ``count`` updates from the one of step ``first`` = 0, 1, ...: (count, layers)."""
+        k = np.arange(first + 1, first + count + 1, dtype=np.float64)
+        xi = self.xi(k, (k - 1) * alpha, steps * alpha)
+        if self.warmup > 0:
+            xi = xi * np.minimum(1.0, k * alpha / self.warmup)
+        multipliers = np.array(self.multipliers or [1.0] * layers)
+        return (alpha * np.outer(xi, multipliers)).tolist()
+
+
+@register("schedule", "constant")
+@dataclass
+class Constant(Schedule):
+    """xi = 1."""
+
+    def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
+        return np.ones_like(t)
+
+
+@register("schedule", "power")
+@dataclass
+class Power(Schedule):
+    """xi = k^-p with k >= 1 the SGD iteration, as in Figures 10 and 12: in k, so that it changes with alpha."""
+
+    p: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.p < math.inf:
+            raise ConfigError("p", self.p, "must be >= 0")
+
+    def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
+        return k**-self.p
+
+
+@register("schedule", "exponential")
+@dataclass
+class Exponential(Schedule):
+    """xi = exp(-t / time)."""
+
+    time: float = 100.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.time < math.inf:
+            raise ConfigError("time", self.time, "must be a time t > 0")
+
+    def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
+        return np.exp(-t / self.time)
+
+
+@register("schedule", "cosine")
+@dataclass
+class Cosine(Schedule):
+    """From 1 down to ``final`` along half a cosine over the time ``time``, or over the run where that is null."""
+
+    final: float = 0.0
+    time: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.final <= 1:
+            raise ConfigError("final", self.final, "must lie between 0 and 1")
+        if self.time is not None and not 0 < self.time < math.inf:
+            raise ConfigError("time", self.time, "must be a time t > 0, or null for the length of the run")
+
+    @property
+    def needs_end(self) -> bool:
+        return self.time is None
+
+    def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
+        time = self.time if self.time is not None else max(end, np.finfo(float).tiny)
+        return self.final + (1 - self.final) * 0.5 * (1 + np.cos(np.pi * np.minimum(t / time, 1.0)))
+
+
+@register("schedule", "piecewise")
+@dataclass
+class Piecewise(Schedule):
+    """Constant pieces: ``values[0]`` until ``times[0]``, then ``values[1]`` until ``times[1]``, ..."""
+
+    times: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=lambda: [1.0])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.values) != len(self.times) + 1:
+            raise ConfigError("values", self.values, f"needs one value more than times={self.times}")
+        if any(b <= a for a, b in zip([0.0, *self.times], self.times, strict=False)):
+            raise ConfigError("times", self.times, "must be positive and increasing")
+        if any(not 0 <= v < math.inf for v in self.values):
+            raise ConfigError("values", self.values, "every value must be >= 0")
+
+    def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
+        return np.array(self.values)[np.searchsorted(self.times, t, side="right")]

@@ -1,0 +1,247 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from mfrun import __version__
+from mfrun.config import CIRCUMSTANCES, Config, flatten
+from mfrun.dynamics.evaluate import Evaluator, grid, over_sets
+from mfrun.errors import ConfigError, Interrupted, UserError
+from mfrun.experiment import Experiment, assemble, describe
+from mfrun.networks.dense import Dense, Workspace
+from mfrun.problems.problem import Problem
+from mfrun.problems.streams import BLOCK
+from mfrun.progress import Progress, say
+from mfrun.run import RunDirectory
+
+
+def train(cfg: Config, content: dict[str, Any], run: RunDirectory, problem: Problem | None = None) -> dict[str, Any]:
+    """Train one configuration to its end, from the start or from where the run directory stands.
+
+    Args:
+        cfg: the configuration.
+        content: the keys that decide what is computed (:func:`mfrun.config.content`); written as config.yaml.
+        run: where everything goes.
+        problem: the data, where they are loaded already.
+
+    Returns:
+        The run's final status.
+
+    Raises:
+        UserError: bad configuration or data; the folder is in use, or holds another run.
+        Interrupted: SIGINT or SIGTERM; the state has been saved.
+    """
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    experiment = assemble(cfg, problem)
+    if run.exists() and not cfg.resume:
+        raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
+    if run.exists():
+        _refuse_changes(run, content, growing=not experiment.schedule.needs_end)
+        if run.done() and run.status().get("steps") == cfg.steps:
+            return run.status()
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.lock()
+    try:
+        run.create(content)
+        return _Loop(experiment, run).go()
+    except (Interrupted, UserError):
+        raise
+    except BaseException as error:
+        run.write_status("failed", error=f"{type(error).__name__}: {error}"[:500])
+        raise
+    finally:
+        run.unlock()
+
+
+class _Loop:
+    """One run in memory."""
+
+    def __init__(self, experiment: Experiment, run: RunDirectory) -> None:
+        self.experiment, self.run, self.cfg = experiment, run, experiment.cfg
+        self.network: Dense = experiment.network()
+        self.stream = experiment.stream()
+        cfg = self.cfg
+        self.evaluator = Evaluator(
+            experiment.problem.evaluation(cfg.seed.eval, cfg.evaluation.samples),
+            experiment.problem.task,
+            experiment.loss,
+            experiment.test_functions,
+        )
+        self.grid = grid(cfg.steps, cfg.evaluation.points_per_decade)
+        self.step, self.seconds_before = 0, 0.0
+        self.latest: dict[str, float] = {}
+        self._restore()
+        self.started, self.first_step = time.perf_counter(), self.step
+        self.saved_at, self.saved_step = time.monotonic(), -1
+
+    def go(self) -> dict[str, Any]:
+        """Train from the current step to the end."""
+        cfg, loss, network = self.cfg, self.experiment.loss, self.network
+        ws = Workspace(network, cfg.batch)
+        evaluate_at = set(self.grid) - self.evaluated
+        self.run.write_status("running", **self._facts())
+        with _Signals() as signals, Progress(describe(cfg), cfg.steps, self.step) as progress:
+            for k in range(self.step, cfg.steps + 1):
+                self.step = k
+                if k in evaluate_at:
+                    self._evaluate(progress)
+                    if not self._any_finite():
+                        return self._finish("diverged")
+                if k == cfg.steps:
+                    break
+                if signals.received:
+                    self._save()
+                    self.run.write_status("interrupted", **self._facts())
+                    raise Interrupted(signals.received)
+
+                if k % BLOCK == 0 or k == self.first_step:
+                    rates = self._rates(k)
+                x, y = self.stream.batch(k)
+                yhat = network.forward(x, ws)
+                network.descend(x, loss.gradient(y, yhat), rates[k % BLOCK], ws)
+
+                if k % BLOCK == BLOCK - 1:
+                    progress.update(k + 1)
+                    if not bool(torch.isfinite(yhat).any()):
+                        self.step = k + 1
+                        return self._finish("diverged")
+                    if time.monotonic() - self.saved_at > cfg.checkpoint_seconds:
+                        self.step = k + 1
+                        self._save()
+                        self.run.write_status("running", **self._facts())
+            progress.update(cfg.steps)
+        diverged = any(not math.isfinite(v) for v in self.latest_losses)
+        return self._finish("diverged" if diverged else "finished")
+
+    def _rates(self, k: int) -> list[list[float]]:
+        """alpha xi_l(t) / B for the block of steps that k is in: the batch's mean is taken here."""
+        rates = self.experiment.schedule.rates(
+            k - k % BLOCK, BLOCK, alpha=self.cfg.alpha, steps=self.cfg.steps, layers=self.cfg.depth
+        )
+        return [[r / self.cfg.batch for r in row] for row in rates]
+
+    def _evaluate(self, progress: Progress) -> None:
+        """One row for each replicate, on disk, and the state with it."""
+        columns = over_sets(self.evaluator(self.network), self.experiment.sets)
+        wall = self._seconds()
+        rows = [
+            {
+                "step": self.step,
+                "t": self.step * self.cfg.alpha,
+                "replicate": r,
+                **{name: values[r] for name, values in columns.items()},
+                "wall_seconds": round(wall, 3),
+            }
+            for r in range(self.cfg.replicates)
+        ]
+        self.run.append(rows)
+        losses = next(name for name in columns if name.endswith("_loss"))
+        self.latest_losses = columns[losses]
+        shown = [n for n in columns if n.endswith(("_loss", "_error"))]
+        self.latest = {n: sum(columns[n]) / len(columns[n]) for n in shown}
+        self._save()
+        self.run.write_status("running", **self._facts())
+        progress.update(self.step)
+        progress.report(self.step, self.latest, self._speed())
+
+    def _any_finite(self) -> bool:
+        return any(math.isfinite(v) for v in self.latest_losses)
+
+    def _finish(self, state: str) -> dict[str, Any]:
+        self.run.write_status(state, **self._facts())
+        if state == "diverged":
+            say(f"{describe(self.cfg)}  diverged: the loss is not finite at step {self.step}; its rows are kept")
+        return self.run.status()
+
+    def _save(self) -> None:
+        if self.step != self.saved_step:
+            facts = {"wall_seconds": self._seconds(), "version": __version__, "torch": torch.__version__}
+            self.run.save_state(self.step, self.network.state(), facts)
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+
+    def _restore(self) -> None:
+        """Go back to the newest whole state, and drop the rows that were written after it."""
+        found = self.run.load_state(warn=say)
+        if found is None:
+            self.run.keep_rows(set())
+            self.evaluated: set[int] = set()
+            return
+        tensors, facts = found
+        for name, array in self.network.state().items():
+            array.copy_(tensors[name])
+        self.step, self.seconds_before = facts["step"], facts["wall_seconds"]
+        self.run.keep_rows({k for k in self.grid if k <= self.step})
+        rows = self.run.metrics()
+        complete = rows.groupby("step")["replicate"].count() == self.cfg.replicates
+        self.evaluated = {int(k) for k in complete.index[complete]}
+        self.run.keep_rows(self.evaluated)
+        if len(rows):
+            last = rows[rows["step"] == rows["step"].max()]
+            self.latest_losses = last[next(c for c in rows if c.endswith("_loss"))].tolist()
+            self.latest = {c: float(last[c].mean()) for c in rows if c.endswith(("_loss", "_error"))}
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def _speed(self) -> float:
+        return (self.step - self.first_step) / max(time.perf_counter() - self.started, 1e-9)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "steps": self.cfg.steps,
+            "wall_seconds": round(self._seconds(), 3),
+            "steps_per_second": round(self._speed(), 1),
+            **self.latest,
+        }
+
+
+def _refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) -> None:
+    """Raises ConfigError where a resumed run would not be the run that was started; ``steps`` may grow."""
+    from omegaconf import OmegaConf
+
+    saved = OmegaConf.to_container(run.config())
+    assert isinstance(saved, dict)
+    before, now = flatten({str(k): v for k, v in saved.items()}), flatten(content)
+    for key in [*now, *(k for k in before if k not in now)]:
+        if key.split(".")[0] in CIRCUMSTANCES or before.get(key) == now.get(key):
+            continue
+        if key == "steps" and growing and now[key] > before[key]:
+            continue
+        why = f"{run.path} was started with {key}={before.get(key)}; only a longer steps= may change on resume=true"
+        raise ConfigError(key, now.get(key), why)
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM ask the loop to stop at the next step; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: whoever owns that handles signals
+                break
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = number

@@ -1,0 +1,32 @@
+"""The two ways in which mfrun stops on purpose."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something outside the program is wrong (a path, a file, a key): told in one line, exit code 2."""
+
+
+class ConfigError(UserError):
+    """A configuration value that makes no sense.
+
+    Args:
+        key: the full key as the user types it, e.g. ``schedule.p``.
+        value: what was given.
+        allowed: what would be accepted, in a few words.
+    """
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        self.key, self.value, self.allowed = key, value, allowed
+        super().__init__(f"{key}={value}: {allowed}")
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and has saved its state.
+
+    A ``KeyboardInterrupt``, so that a sweep stops too and nothing mistakes it for a failed job.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(f"stopped by signal {signal_number}")

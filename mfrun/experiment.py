@@ -1,0 +1,161 @@
+"""From a checked configuration to the objects that it names: problem, loss, schedule, network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mfrun.config import Config, width_label
+from mfrun.dynamics.schedules import Schedule
+from mfrun.errors import ConfigError
+from mfrun.networks.activations import Activation
+from mfrun.networks.build import DenseArchitecture, Init, build
+from mfrun.networks.dense import Dense
+from mfrun.networks.particles import Particles
+from mfrun.problems.losses import Loss
+from mfrun.problems.problem import Problem
+from mfrun.problems.streams import Parallel, Stream
+from mfrun.registry import conform, create, find
+
+TestFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Experiment:
+    """What a run consists of, with the data loaded and checked against the loss.
+
+    Attributes:
+        cfg: the configuration.
+        problem: the law P.
+        loss: L.
+        schedule: xi(t).
+        test_functions: phi(y, yhat) by name.
+        particles: the discretisation of n = infinity.
+    """
+
+    cfg: Config
+    problem: Problem
+    loss: Loss
+    schedule: Schedule
+    test_functions: dict[str, TestFunction]
+    particles: Particles
+    architecture: DenseArchitecture
+    activation: Activation
+    init: Init
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def sets(self) -> int:
+        """Independent particle sets behind each replicate: 1 for a finite network."""
+        return self.particles.sets if math.isinf(self.cfg.width) else 1
+
+    @property
+    def stack(self) -> int:
+        """Networks that train side by side."""
+        return self.cfg.replicates * self.sets
+
+    def network(self) -> Dense:
+        """The network at step 0."""
+        cfg = self.cfg
+        return build(
+            self.architecture,
+            self.activation,
+            self.init,
+            width=cfg.width,
+            depth=cfg.depth,
+            d=self.problem.d,
+            n_out=self.problem.n_out,
+            seed=cfg.seed.init,
+            replicates=cfg.replicates,
+            particles=self.particles,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def stream(self) -> Stream:
+        """The batches of SGD: one order for all replicates, or one for each (all of its particle sets share it)."""
+        cfg = self.cfg
+
+        def one(seed: int) -> Stream:
+            return self.problem.stream(seed, cfg.batch, cfg.sampling)
+
+        if cfg.replicate_data == "shared" or cfg.replicates == 1:
+            return one(cfg.seed.data)
+        return Parallel([one(cfg.seed.data + r) for r in range(cfg.replicates)], copies=self.sets)
+
+
+def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
+    """Build and check everything that a run needs.
+
+    Args:
+        cfg: the configuration.
+        problem: the data, where they are loaded already.
+
+    Raises:
+        ConfigError: a component refuses its keys, or two do not fit together.
+        UserError: the data cannot be read.
+    """
+    device = resolve_device(cfg.device)
+    dtype = {"float32": torch.float32, "float64": torch.float64}[cfg.dtype]
+    architecture = create("architecture", cfg.architecture, "architecture")
+    activation = create("activation", cfg.activation, "activation")
+    loss: Loss = create("loss", cfg.loss, "loss")
+    schedule: Schedule = create("schedule", cfg.schedule, "schedule")
+    if schedule.multipliers and len(schedule.multipliers) != cfg.depth:
+        raise ConfigError("schedule.multipliers", schedule.multipliers, f"depth={cfg.depth} needs {cfg.depth} factors")
+    particles = conform(Particles, cfg.particles, "particles")
+    law = find("law", cfg.init.law, "init.law")()
+    init = Init(law, cfg.init.tau1, cfg.init.mu2, cfg.init.tau2, cfg.init.mu3, cfg.init.tau3)
+    architecture.check(cfg.depth)
+    if not math.isinf(cfg.width):
+        architecture.widths(int(cfg.width), cfg.depth)
+    names = cfg.evaluation.test_functions
+    test_functions = {
+        name.rpartition(":")[2]: find("test_function", name, "evaluation.test_functions") for name in names
+    }
+    problem = problem or load_problem(cfg)
+    if problem.task not in loss.tasks:
+        fitting = ", ".join(t.value for t in loss.tasks)
+        raise ConfigError(
+            "loss", cfg.loss["name"], f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels; it takes {fitting}"
+        )
+    return Experiment(
+        cfg, problem, loss, schedule, test_functions, particles, architecture, activation, init, dtype, device
+    )
+
+
+def load_problem(cfg: Config) -> Problem:
+    """The data alone.
+
+    Raises:
+        ConfigError: bad keys.
+        UserError: the data cannot be read.
+    """
+    dtype = {"float32": torch.float32, "float64": torch.float64}[cfg.dtype]
+    return create("dataset", cfg.dataset, "dataset").load(dtype, resolve_device(cfg.device))
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError("device", name, f"not available ({str(error).splitlines()[0][:80]})") from error
+    return device
+
+
+def describe(cfg: Config) -> str:
+    """A few words that tell a run apart in logs: ``n=400``."""
+    return f"n={width_label(cfg.width)}"

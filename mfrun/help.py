@@ -1,0 +1,78 @@
+"""``mfrun train --help``: the groups and keys of ``conf/``, each with the comment that stands beside it there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mfrun.config import conf_dir
+
+USAGE = {
+    "train": """\
+usage: mfrun train [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]
+
+Train one network and write its metrics, state and status into `dir`.
+
+  mfrun train dataset=mnist depth=4 width=400 steps=10000
+  mfrun train dataset=gaussians activation=tanh schedule=power schedule.p=0.1 init.tau2=3
+  mfrun train width=inf                               the mean field limit itself, with its error bar
+  mfrun train dir=outputs/gaussians/... resume=true   go on with an unfinished run""",
+    "sweep": """\
+usage: mfrun sweep [KEY=VALUE ...] [KEY=A,B,...] [GROUP=A,B] [FLAGS]
+
+Train one network for each width in `widths`, and for each value of every key that is given several (a Hydra multirun).
+
+  mfrun sweep dataset=mnist 'widths=[100,200,400,inf]' steps=10000
+  mfrun sweep dataset=gaussians depth=5 init.tau2=0.1,3 activation=relu,tanh
+  mfrun sweep replicates=8                            eight initialisations of every width, side by side
+  mfrun sweep dir=outputs/gaussians/... resume=true   go on with an unfinished sweep; widths may be added""",
+}
+
+FLAGS = """\
+Flags (Hydra's own; --hydra-help lists the rest):
+  --cfg job              print the composed configuration and stop
+  --info [WHAT]          print where it comes from: config, defaults, defaults-tree, searchpath, plugins
+  --config-dir DIR       look for further YAML files (your own groups and presets) in DIR
+  --debug                full traceback of an error"""
+
+
+def text(command: str) -> str:
+    """The help of ``train`` or ``sweep``."""
+    root = conf_dir()
+    groups, keys = [], []
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name != "hydra"):
+        groups.append(f"\n  {folder.name}=")
+        for file in sorted(folder.glob("*.yaml")):
+            groups.append(f"    {file.stem:<14}{_title(file)}")
+            groups += [f"      {folder.name}.{k:<{26 - len(folder.name)}}{d}" for k, d in _keys(file, folder.name)]
+    for key, description in _keys(root / "config.yaml", None):
+        keys.append(f"  {key:<32}{description}")
+    return "\n".join(
+        [USAGE[command], "\nKeys, with their defaults:", *keys, "\nGroups, their options and keys:", *groups, "", FLAGS]
+    )
+
+
+def _title(file: Path) -> str:
+    comments = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
+    return comments[0] if comments else ""
+
+
+def _keys(file: Path, group: str | None) -> list[tuple[str, str]]:
+    """(key, "default  what it means") for each commented line of a file, in order."""
+    found, parents = [], []
+    for line in file.read_text().splitlines():
+        match = re.match(r"( *)([a-z_0-9]+):(?: +(.*?))?(?: +# (.*))?$", line)
+        if not match:
+            continue
+        indent, key, value, comment = len(match[1]) // 2, match[2], match[3] or "", match[4]
+        if indent == 0 and key in ("defaults", "hydra"):
+            parents = [key]
+            continue
+        if indent > 0 and parents[:1] in (["defaults"], ["hydra"]):
+            continue
+        parents = [*parents[:indent], key]
+        if comment is None or key == "name":
+            continue
+        full = [p for p in parents if p != group]
+        found.append((".".join(full), f"{value:<12} {comment}".lstrip() if value else comment))
+    return found

@@ -1,0 +1,1 @@
+"""What learns: measures, initial laws, activations, layers, and ``build`` for any width, infinity included."""

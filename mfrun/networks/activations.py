@@ -1,0 +1,156 @@
+"""Scalar nonlinearities sigma and their derivatives, each as one fused pass over the pre-activations.
+
+``forward`` writes sigma(h); ``backward`` writes g * sigma'(h), the product that every line of the scaled backward
+pass (Section 3.1) ends with. To add one: subclass :class:`Activation`, ``@register`` it, add ``conf/activation/NAME.yaml``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mfrun.errors import ConfigError
+from mfrun.registry import register
+
+_aten = torch.ops.aten
+_relu_backward = _aten.threshold_backward.grad_input
+_tanh_backward = _aten.tanh_backward.grad_input
+_sigmoid_backward = _aten.sigmoid_backward.grad_input
+_softplus_backward = _aten.softplus_backward.grad_input
+_gelu_backward = _aten.gelu_backward.grad_input
+_silu_backward = _aten.silu_backward.grad_input
+_leaky_relu_backward = _aten.leaky_relu_backward.grad_input
+
+
+class Activation(ABC):
+    """An entry-wise nonlinearity."""
+
+    @abstractmethod
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        """Write sigma(h) into ``out`` (same shape)."""
+
+    @abstractmethod
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        """Write g * sigma'(h) into ``out``, which may be ``g`` itself; ``a`` is sigma(h)."""
+
+
+@register("activation", "relu")
+@dataclass
+class ReLU(Activation):
+    """max(0, h), with derivative 0 at h = 0."""
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        torch.clamp_min(h, 0, out=out)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        _relu_backward(g, a, 0, grad_input=out)
+
+
+@register("activation", "tanh")
+@dataclass
+class Tanh(Activation):
+    """tanh(h); derivative 1 - tanh(h)^2."""
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        torch.tanh(h, out=out)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        _tanh_backward(g, a, grad_input=out)
+
+
+@register("activation", "sigmoid")
+@dataclass
+class Sigmoid(Activation):
+    """s(h) = 1 / (1 + e^-h); derivative s (1 - s)."""
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        torch.sigmoid(h, out=out)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        _sigmoid_backward(g, a, grad_input=out)
+
+
+@register("activation", "softplus")
+@dataclass
+class Softplus(Activation):
+    """log(1 + e^h); derivative 1 / (1 + e^-h)."""
+
+    # Above this h the function is h to float64 accuracy.
+    _LINEAR = 40.0
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        _aten.softplus.out(h, 1.0, self._LINEAR, out=out)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        _softplus_backward(g, h, 1.0, self._LINEAR, grad_input=out)
+
+
+@register("activation", "gelu")
+@dataclass
+class GELU(Activation):
+    """h Phi(h), Phi the normal distribution function (the exact form)."""
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        _aten.gelu.out(h, out=out)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        _gelu_backward(g, h, grad_input=out)
+
+
+@register("activation", "silu")
+@dataclass
+class SiLU(Activation):
+    """h / (1 + e^-h), also called swish."""
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        _aten.silu.out(h, out=out)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        _silu_backward(g, h, grad_input=out)
+
+
+@register("activation", "erf")
+@dataclass
+class Erf(Activation):
+    """erf(h); derivative 2 / sqrt(pi) e^(-h^2)."""
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        torch.erf(h, out=out)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        torch.mul(g, torch.exp(-h * h).mul_(2 / math.sqrt(math.pi)), out=out)
+
+
+@register("activation", "leaky_relu")
+@dataclass
+class LeakyReLU(Activation):
+    """h for h > 0, slope * h otherwise."""
+
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.slope):
+            raise ConfigError("slope", self.slope, "must be a finite number")
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        _aten.leaky_relu.out(h, self.slope, out=out)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        _leaky_relu_backward(g, h, self.slope, False, grad_input=out)
+
+
+@register("activation", "linear")
+@dataclass
+class Linear(Activation):
+    """h itself: a deep linear network."""
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        out.copy_(h)
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        if out is not g:
+            out.copy_(g)

@@ -1,0 +1,197 @@
+"""``build``: a network of width n, or of n = infinity. The two differ in how the neurons are drawn, nowhere else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mfrun.errors import ConfigError
+from mfrun.networks.activations import Activation
+from mfrun.networks.dense import Dense
+from mfrun.networks.laws import Law
+from mfrun.networks.measures import Measure
+from mfrun.networks.particles import Particles, Types
+from mfrun.registry import register
+from mfrun.seeds import generator
+
+
+@register("architecture", "dense")
+@dataclass
+class DenseArchitecture:
+    """Fully-connected layers (Section 3.1).
+
+    Attributes:
+        ratios: n_l / n for each hidden layer; empty for n_1 = ... = n_L = n.
+        biases: False for the network of Section 2.1.
+    """
+
+    ratios: list[float] = field(default_factory=list)
+    biases: bool = True
+
+    def __post_init__(self) -> None:
+        if any(not (math.isfinite(r) and r > 0) for r in self.ratios):
+            raise ConfigError("ratios", self.ratios, "every ratio n_l / n must be positive")
+
+    def widths(self, n: int, depth: int) -> list[int]:
+        """n_1 .. n_L of a finite network.
+
+        Raises:
+            ConfigError: a ratio is missing, or leaves a layer without neurons.
+        """
+        self.check(depth)
+        widths = [round(n * r) for r in self.ratios] if self.ratios else [n] * (depth - 1)
+        if min(widths) < 1:
+            raise ConfigError("architecture.ratios", self.ratios, f"leaves a layer without neurons at width={n}")
+        return widths
+
+    def check(self, depth: int) -> None:
+        """Raises ConfigError where the number of ratios does not fit the depth."""
+        if self.ratios and len(self.ratios) != depth - 1:
+            raise ConfigError(
+                "architecture.ratios", self.ratios, f"depth={depth} has {depth - 1} hidden layers and needs as many"
+            )
+
+
+@dataclass
+class Init:
+    """Initial law of Section 4.2.1.
+
+    (W_1)_ij ~ (0, tau1^2 / d);  (W_l)_ij and beta ~ (mu2, tau2^2);  biases ~ (mu3, tau3^2): mean, variance.
+    """
+
+    law: Law
+    tau1: float
+    mu2: float
+    tau2: float
+    mu3: float
+    tau3: float
+
+
+def build(
+    architecture: DenseArchitecture,
+    activation: Activation,
+    init: Init,
+    *,
+    width: float,
+    depth: int,
+    d: int,
+    n_out: int,
+    seed: int = 0,
+    replicates: int = 1,
+    particles: Particles | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Dense:
+    """Draw a network at step 0.
+
+    Args:
+        architecture: the layers' shapes.
+        activation: sigma.
+        init: the initial law.
+        width: n, or ``math.inf`` for the mean field limit.
+        depth: number of layers, L + 1.
+        d: input dimension.
+        n_out: number of outputs.
+        seed: of the initialisation; replicate r of a given width is the same however many there are.
+        replicates: S, how many independent initialisations are stacked. At n = infinity each of them consists of
+            ``particles.sets`` independent particle sets, so that the stack has S * sets members.
+        particles: the discretisation of n = infinity; ignored for finite widths.
+        dtype: of the weights. Draws are made in float64, so that precisions start from the same network.
+        device: where the network lives. Draws are made on the CPU, so that devices start from the same network.
+
+    Raises:
+        ConfigError: the architecture does not fit the depth or width.
+    """
+    W: list[Tensor]
+    if math.isinf(width):
+        architecture.check(depth)
+        sets = (particles or Particles()).sets
+        W, b, p = _limit(architecture, init, depth, d, n_out, seed, replicates * sets, particles or Particles())
+    else:
+        W, b, p = _finite(architecture, init, int(width), depth, d, n_out, seed, replicates)
+    to = {"dtype": dtype, "device": device}
+    return Dense(
+        [w.to(**to).contiguous() for w in W],
+        [v.to(**to).contiguous() for v in b] if architecture.biases else None,
+        [Measure(m.scale, None if m.weights is None else m.weights.to(**to)) for m in p],
+        activation,
+    )
+
+
+def _finite(
+    architecture: DenseArchitecture, init: Init, n: int, depth: int, d: int, n_out: int, seed: int, replicates: int
+) -> tuple[list[Tensor], list[Tensor], list[Measure]]:
+    """I.i.d. weights and the uniform measure."""
+    widths = architecture.widths(n, depth)
+    shapes = list(zip([*widths, n_out], [d, *widths], strict=True))
+
+    def draw(r: int) -> tuple[list[Tensor], list[Tensor]]:
+        generators = [generator(seed, r, layer) for layer in range(depth)]
+        W = [init.law.sample(s, g).mul_(init.tau2).add_(init.mu2) for s, g in zip(shapes[1:], generators[1:], strict=True)]
+        W.insert(0, init.law.sample(shapes[0], generators[0]).mul_(init.tau1 / math.sqrt(d)))
+        b = [init.law.sample((k, 1), g).mul_(init.tau3).add_(init.mu3) for k, g in zip(widths, generators, strict=False)]
+        # The average of theta_3 over the n_L neurons of the last layer (Eq. 38).
+        theta3 = init.law.sample((n_out, widths[-1]), generators[-1])
+        b.append(theta3.mean(1, keepdim=True).mul_(init.tau3).add_(init.mu3))
+        return W, b
+
+    draws = [draw(r) for r in range(replicates)]
+    W = [torch.stack([w[l] for w, _ in draws]) for l in range(depth)]
+    b = [torch.stack([v[l] for _, v in draws]) for l in range(depth)]
+    return W, b, [Measure.uniform(k) for k in widths]
+
+
+def _limit(
+    architecture: DenseArchitecture,
+    init: Init,
+    depth: int,
+    d: int,
+    n_out: int,
+    seed: int,
+    stack: int,
+    particles: Particles,
+) -> tuple[list[Tensor], list[Tensor], list[Measure]]:
+    """One neuron for each type, and the conditional mean mu2 of every inner weight (Section 3.2 at t = 0).
+
+    A neuron of layer l >= 2 enters the formal system only through its theta and f_l, the conditional mean of its
+    incoming weights (Eq. 27), which is the constant mu2 at the start. Neurons that start with one (theta, f) stay equal
+    for ever, so a layer needs one neuron for each initial value of theta: bias types in the inner layers (a single
+    neuron where tau3 = 0), types of (bias, beta) in layer L, and particles of (w, bias) in layer 1.
+    """
+    L = depth - 1
+    has_bias = architecture.biases and init.tau3 > 0
+    bias = ["bias"] if has_bias else []
+    beta = [f"beta{i}" for i in range(n_out)] if init.tau2 > 0 else []
+    w = [f"w{j}" for j in range(d)] if init.tau1 > 0 else []
+
+    # What tells the neurons of each layer apart at t = 0, as coordinates of mean 0 and variance 1.
+    names = [list(bias) for _ in range(L)]
+    names[0] = w + names[0]
+    names[-1] = names[-1] + beta
+    types = [
+        particles.types(init.law, len(names[l]), stack, (seed, l), first=l == 0) for l in range(L)
+    ]
+
+    def coordinates(l: int, wanted: list[str]) -> Tensor:
+        """(stack, K_l, number wanted); zeros for coordinates with no spread."""
+        columns = [names[l].index(c) if c in names[l] else None for c in wanted]
+        x = types[l].nodes
+        zero = torch.zeros_like(x[..., 0]) if x.shape[-1] else x.new_zeros(x.shape[:-1])
+        return torch.stack([zero if c is None else x[..., c] for c in columns], -1)
+
+    W = [coordinates(0, [f"w{j}" for j in range(d)]) * (init.tau1 / math.sqrt(d))]
+    for l in range(1, L):
+        W.append(torch.full((stack, types[l].count, types[l - 1].count), init.mu2, dtype=torch.float64))
+    W.append((coordinates(L - 1, [f"beta{i}" for i in range(n_out)]) * init.tau2 + init.mu2).mT)
+    b = [coordinates(l, ["bias"]) * init.tau3 + init.mu3 for l in range(L)]
+    b.append(torch.full((stack, n_out, 1), init.mu3, dtype=torch.float64))
+    return W, b, [_measure(t) for t in types]
+
+
+def _measure(types: Types) -> Measure:
+    if types.weights is None:
+        return Measure.uniform(types.count)
+    return Measure(1.0, types.weights.unsqueeze(-1))

@@ -1,0 +1,46 @@
+"""The measure p_l that a layer carries over its neurons.
+
+Every sum over the neurons of a hidden layer is an average under p_l. A network of finite width has the uniform measure
+1/n_l; the n = infinity network has the weights of a quadrature rule. The forward pass, the scaled backward pass and the
+update are the same for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Measure:
+    """p_l = ``scale`` * ``weights``, over the K neurons of a layer.
+
+    Attributes:
+        scale: a number common to all neurons, free of cost: matrix products take it as their ``alpha``.
+        weights: shape (1, K, 1) or (S, K, 1) for S networks side by side; None stands for ones.
+    """
+
+    scale: float
+    weights: Tensor | None = None
+
+    @staticmethod
+    def uniform(neurons: int) -> Measure:
+        """p = 1/K, the measure of a finite network."""
+        return Measure(1.0 / neurons)
+
+    @staticmethod
+    def counting() -> Measure:
+        """p = 1: plain sums, over the input's coordinates and the network's outputs."""
+        return Measure(1.0)
+
+    def weigh(self, a: Tensor) -> Tensor:
+        """``weights * a`` for a of shape (S, K, B) or, for one network, (K, B); ``scale`` is left to the caller."""
+        if self.weights is None:
+            return a
+        return torch.mul(a, self.weights if a.dim() == 3 else self.weights[0])
+
+    def mean(self, a: Tensor) -> Tensor:
+        """Average of (S, K, B) over the neurons: (S, B), float64."""
+        return self.scale * (a if self.weights is None else a * self.weights).sum(-2).double()

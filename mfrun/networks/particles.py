@@ -1,0 +1,130 @@
+"""The types of a layer's neurons at n = infinity: quadrature nodes in few dimensions, particles in many."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import qmc
+from torch import Tensor
+
+from mfrun.errors import ConfigError
+from mfrun.networks.laws import Law
+
+METHODS = ("sobol", "antithetic", "plain")
+
+
+@dataclass(frozen=True)
+class Types:
+    """Points of a law in R^m with their weights, for a stack of independent discretisations.
+
+    Attributes:
+        nodes: (stack, K, m), float64, in coordinates of mean 0 and variance 1.
+        weights: (stack, K), each row summing to 1, or None for 1/K.
+    """
+
+    nodes: Tensor
+    weights: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """K, the number of types."""
+        return self.nodes.shape[1]
+
+
+@dataclass
+class Particles:
+    """How n = infinity is discretised.
+
+    The particles are split into ``sets`` independent networks that train side by side on the same batches: their mean
+    is the curve and their spread is its error bar.
+
+    Attributes:
+        first: particles of the first layer, in all sets together.
+        last: types of the last hidden layer in all sets together, where they need particles.
+        nodes: quadrature nodes for one scalar coordinate (a bias, or an output weight).
+        sets: independent particle sets, at least 2.
+        method: ``sobol`` (scrambled), ``antithetic`` (pairs mirrored at the mean) or ``plain``.
+    """
+
+    first: int = 4096
+    last: int = 1024
+    nodes: int = 16
+    sets: int = 4
+    method: str = "sobol"
+
+    def __post_init__(self) -> None:
+        if self.sets < 2:
+            raise ConfigError("sets", self.sets, "must be at least 2, for an error bar")
+        for key in ("first", "last"):
+            value = getattr(self, key)
+            if value < 2 * self.sets or value % (2 * self.sets):
+                raise ConfigError(key, value, f"must be a multiple of 2 x sets = {2 * self.sets}")
+        if self.nodes < 3:
+            raise ConfigError("nodes", self.nodes, "must be at least 3")
+        if self.method not in METHODS:
+            raise ConfigError("method", self.method, f"one of {', '.join(METHODS)}")
+
+    def types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], *, first: bool) -> Types:
+        """Discretise m independent coordinates, each with the law.
+
+        Args:
+            law: of every coordinate.
+            m: dimension; 0 gives one type.
+            stack: how many independent discretisations.
+            seed: of the particles.
+            first: layer 1 takes particles wherever it is more than one-dimensional.
+        """
+        if m == 0:
+            return Types(torch.zeros((stack, 1, 0), dtype=torch.float64), None)
+        budget = (self.first if first else self.last) // self.sets
+        exact = len(law.quadrature(2)[0]) ** m if _is_finite(law) else None
+        if exact is not None and exact <= budget:
+            return _grids([_grid(law, m, 2)] * stack)
+        if m <= 2 and not (first and m > 1):
+            per_axis = budget if first else self.nodes
+            # Members of the stack differ by a node, so that their spread shows the quadrature error.
+            return _grids([_grid(law, m, per_axis - s % 2) for s in range(stack)])
+        return Types(torch.stack([self._sample(law, m, budget, (*seed, s)) for s in range(stack)]), None)
+
+    def _sample(self, law: Law, m: int, count: int, seed: tuple[int, ...]) -> Tensor:
+        """Equal-weight particles (count, m)."""
+        rng = np.random.default_rng(seed)
+        if self.method == "sobol":
+            with warnings.catch_warnings():
+                # A count that is no power of 2 only loses some balance.
+                warnings.simplefilter("ignore", UserWarning)
+                u = qmc.Sobol(m, scramble=True, rng=rng).random(count)
+        elif self.method == "antithetic":
+            half = rng.random((count // 2, m))
+            u = np.concatenate([half, 1 - half])
+        else:
+            u = rng.random((count, m))
+        tiny = 2.0**-53
+        return torch.from_numpy(law.quantile(np.clip(u, tiny, 1 - tiny)))
+
+
+def _is_finite(law: Law) -> bool:
+    """Whether the law has finitely many points, so that its quadrature is exact with as few."""
+    return len(law.quadrature(8)[0]) < 8
+
+
+def _grid(law: Law, m: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tensor-product rule: nodes (k^m, m), weights (k^m)."""
+    x, w = law.quadrature(k)
+    nodes = np.stack([g.ravel() for g in np.meshgrid(*[x] * m, indexing="ij")], -1)
+    weights = np.prod(np.stack([g.ravel() for g in np.meshgrid(*[w] * m, indexing="ij")], -1), -1)
+    return nodes, weights
+
+
+def _grids(rules: list[tuple[np.ndarray, np.ndarray]]) -> Types:
+    """Stack rules; the shorter ones are filled up with neurons of weight 0, which nothing sees."""
+    count = max(len(w) for _, w in rules)
+    nodes = [np.pad(x, ((0, count - len(x)), (0, 0))) for x, _ in rules]
+    weights = [np.pad(w, (0, count - len(w))) for _, w in rules]
+    if all(math.isclose(v, 1 / count, rel_tol=1e-12) for w in weights for v in w):
+        return Types(torch.from_numpy(np.stack(nodes)), None)
+    return Types(torch.from_numpy(np.stack(nodes)), torch.from_numpy(np.stack(weights)))

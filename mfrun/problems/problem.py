@@ -1,0 +1,129 @@
+"""A problem: the law P that samples come from, ready to be cut into batches on the device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from mfrun.problems.streams import Batch, Drawn, Fresh, Stream
+from mfrun.problems.tasks import Task
+from mfrun.seeds import generator
+
+# Samples in one forward pass of an evaluation.
+CHUNK = 1000
+
+
+class Problem(ABC):
+    """Inputs in R^d with labels.
+
+    Attributes:
+        d: input dimension.
+        n_out: number of outputs that the labels ask for.
+        task: the kind of labels.
+        splits: names of the evaluated sets; the last one also gives the pre-activation statistics.
+    """
+
+    d: int
+    n_out: int
+    task: Task
+    splits: tuple[str, ...]
+
+    @abstractmethod
+    def stream(self, seed: int, batch: int, order: str) -> Stream:
+        """The batches of SGD, see :mod:`mfrun.problems.streams`."""
+
+    @abstractmethod
+    def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
+        """At most ``samples`` samples of each split, fixed by the seed."""
+
+
+class Evaluation:
+    """A fixed set of samples, walked in chunks of at most ``CHUNK``."""
+
+    def __init__(self, count: int, cut: Callable[[int, int], Batch]) -> None:
+        self.count, self._cut = count, cut
+
+    def __iter__(self) -> Iterator[Batch]:
+        for i in range(0, self.count, CHUNK):
+            yield self._cut(i, min(i + CHUNK, self.count))
+
+
+class PopulationProblem(Problem):
+    """Samples that can be drawn without end, with labels -1 and +1."""
+
+    n_out, task, splits = 1, Task.SIGN, ("population",)
+
+    def __init__(
+        self,
+        draw: Callable[[torch.Generator, int], Batch],
+        d: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.draw, self.d, self.dtype, self.device = draw, d, dtype, device
+
+    def stream(self, seed: int, batch: int, order: str) -> Stream:
+        return Fresh(self.draw, batch, seed, self.dtype, self.device)
+
+    def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
+        x, y = self.draw(generator(seed, 1), samples)
+        x, y = x.to(self.device, self.dtype), y.to(self.device, self.dtype)
+        return {"population": Evaluation(samples, lambda i, j: (x[i:j], y[None, i:j]))}
+
+
+class FiniteProblem(Problem):
+    """A training set and a test set, kept on the device in the type in which they are stored.
+
+    Args:
+        data: for each split x (N, d), uint8 or float, and y: int64 (N,) for classes, float (N, m) otherwise.
+        task: the kind of labels.
+        n_out: outputs that the labels ask for.
+        dtype: of the batches.
+        device: where everything lives.
+    """
+
+    splits = ("train", "test")
+
+    def __init__(
+        self,
+        data: dict[str, tuple[Tensor, Tensor]],
+        task: Task,
+        n_out: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.task, self.n_out, self.dtype, self.device = task, n_out, dtype, device
+        self.data = {}
+        for split, (x, y) in data.items():
+            y = y if y.dtype == torch.int64 else y.to(dtype)
+            self.data[split] = (x.to(device).contiguous(), y.to(device))
+        self.d = self.data["train"][0].shape[1]
+
+    def gather(self, index: Tensor, split: str = "train") -> Batch:
+        """The samples of the given indices: pixels 0..255 become -1..1, labels become columns."""
+        x, y = self.data[split]
+        x, y = x.index_select(0, index), y.index_select(0, index)
+        pixels = x.dtype == torch.uint8
+        x = x.to(self.dtype)
+        if pixels:
+            x.mul_(2 / 255).sub_(1)
+        return x, y if y.dtype == torch.int64 else y.T
+
+    def stream(self, seed: int, batch: int, order: str) -> Stream:
+        return Drawn(self.gather, len(self.data["train"][0]), batch, seed, order, self.device)
+
+    def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
+        sets = {}
+        for number, split in enumerate(self.splits):
+            count = len(self.data[split][0])
+            index = torch.arange(count)
+            if count > samples:
+                index = torch.randperm(count, generator=generator(seed, number))[:samples].sort().values
+            index = index.to(self.device)
+            sets[split] = Evaluation(
+                len(index), lambda i, j, index=index, split=split: self.gather(index[i:j], split)
+            )
+        return sets

@@ -1,0 +1,59 @@
+"""How a long run shows itself: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+# Seconds between two lines of a log.
+INTERVAL = 10.0
+
+
+def say(line: str) -> None:
+    """One line to standard error, above any progress bar."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+class Progress:
+    """Steps done in one run.
+
+    Args:
+        label: names the run.
+        steps: total.
+        done: steps done before, where the run is resumed.
+    """
+
+    def __init__(self, label: str, steps: int, done: int = 0) -> None:
+        self.label, self.steps = label, steps
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps, initial=done, desc=label, unit="step", disable=not self._terminal, dynamic_ncols=True,
+            smoothing=0.1, leave=True,
+        )
+        self._last_line = time.monotonic()
+
+    def update(self, step: int) -> None:
+        """Training has come to ``step``."""
+        self._bar.update(step - self._bar.n)
+
+    def report(self, step: int, metrics: dict[str, float], speed: float) -> None:
+        """An evaluation; a log gets a line now and then, and at the end."""
+        shown = {k: f"{v:.4g}" for k, v in metrics.items()}
+        self._bar.set_postfix(shown, refresh=False)
+        now = time.monotonic()
+        if not self._terminal and (now - self._last_line > INTERVAL or step == self.steps):
+            self._last_line = now
+            values = "  ".join(f"{k} {v}" for k, v in shown.items())
+            say(f"{self.label}  step {step}/{self.steps}  {values}  {speed:.0f} steps/s")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

@@ -1,0 +1,120 @@
+"""Named components: a new activation, loss, schedule, law or data set is one class here and one YAML file in ``conf/``.
+
+A component is a dataclass whose fields are its configuration keys; the registry checks a configuration node against
+the fields (unknown keys, types) and the class's ``__post_init__`` checks the values. A name with a colon,
+``package.module:Class``, is the user's own class; it is imported because the user's configuration names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mfrun.errors import ConfigError
+
+T = TypeVar("T")
+
+_COMPONENTS: dict[str, dict[str, Any]] = {}
+# Where each kind is defined; importing the module fills its part of the table.
+_HOMES = {
+    "dataset": "mfrun.problems.datasets",
+    "loss": "mfrun.problems.losses",
+    "test_function": "mfrun.problems.test_functions",
+    "architecture": "mfrun.networks.build",
+    "activation": "mfrun.networks.activations",
+    "law": "mfrun.networks.laws",
+    "schedule": "mfrun.dynamics.schedules",
+}
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Class (or function) decorator: make the component known as ``name`` among those of its ``kind``."""
+
+    def add(component: T) -> T:
+        _COMPONENTS.setdefault(kind, {})[name] = component
+        return component
+
+    return add
+
+
+def find(kind: str, name: object, key: str) -> Any:
+    """The component called ``name``.
+
+    Args:
+        kind: a key of the table above.
+        name: a registered name, or ``package.module:attribute`` for the user's own.
+        key: the configuration key that holds the name, for the message.
+
+    Raises:
+        ConfigError: no such component.
+    """
+    importlib.import_module(_HOMES[kind])
+    table = _COMPONENTS[kind]
+    if isinstance(name, str) and ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(key, name, f"cannot be imported ({error})") from error
+    if not isinstance(name, str) or name not in table:
+        raise ConfigError(key, name, f"unknown; one of {', '.join(sorted(table))}{suggest(str(name), table)}")
+    return table[name]
+
+
+def create(kind: str, node: Mapping[str, Any], key: str) -> Any:
+    """Build the component that a configuration node describes.
+
+    Args:
+        kind: as for :func:`find`.
+        node: ``name`` and the component's own keys.
+        key: the node's full key, for the messages.
+
+    Raises:
+        ConfigError: unknown name, unknown key, wrong type, or a value that the component refuses.
+    """
+    if "name" not in node:
+        raise ConfigError(f"{key}.name", "(missing)", f"names the {kind}")
+    component = find(kind, node["name"], f"{key}.name")
+    return conform(component, {k: v for k, v in node.items() if k != "name"}, key)
+
+
+def conform(component: type[T], given: Mapping[str, Any], key: str) -> T:
+    """An instance of a dataclass from a configuration node, with keys, types and values checked.
+
+    Raises:
+        ConfigError: unknown key, wrong type, or a value that the class refuses.
+    """
+    fields = [f.name for f in dataclasses.fields(component)]  # type: ignore[arg-type]
+    for k in given:
+        if k not in fields:
+            known = f"keys here are {', '.join(fields)}" if fields else "no keys here"
+            raise ConfigError(f"{key}.{k}", given[k], f"unknown key; {known}{suggest(str(k), fields)}")
+    try:
+        values = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(component), dict(given)))
+    except OmegaConfBaseException as error:
+        bad = str(error.full_key or "")
+        raise ConfigError(f"{key}.{bad}".rstrip("."), given.get(bad.split("[")[0], "?"), reason(error)) from error
+    assert isinstance(values, dict)
+    try:
+        return component(**{str(k): v for k, v in values.items()})
+    except ConfigError as error:
+        # A component names its own key; the user types the full one.
+        full = error.key if error.key.startswith(f"{key}.") else f"{key}.{error.key}"
+        raise ConfigError(full, error.value, error.allowed) from None
+
+
+def reason(error: Exception) -> str:
+    """The first line of an OmegaConf or Hydra message, which says what is wrong."""
+    return str(error).strip().splitlines()[0].strip()
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` where one of ``known`` is close to ``given``, else nothing."""
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,305 @@
+"""A run directory: the resolved configuration, metrics.csv, checkpoints, status. The only module that knows file names.
+
+    config.yaml                  the resolved configuration
+    metrics.csv                  one row an evaluation (and replicate); on disk before training goes on
+    state-00001000.safetensors   the trained arrays at step 1000
+    state-00001000.json          its commit: step, checksum; written last, so that it never names an incomplete file
+    status.json                  running, finished, diverged, interrupted or failed; step, speed
+    run.lock                     held by the process that trains
+    sweep.yaml                   in the folder above, where the run is part of a sweep
+
+Everything is written to a temporary file, flushed to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mfrun.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+STATUS = "status.json"
+LOCK = "run.lock"
+SWEEP = "sweep.yaml"
+DONE = ("finished", "diverged")
+# The newest state and the one before it.
+KEPT_STATES = 2
+
+
+class RunDirectory:
+    """One run's folder.
+
+    Args:
+        path: the folder; :meth:`create` makes it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock: io.TextIOWrapper | None = None
+
+    # -- the folder -----------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether a run has been started here."""
+        return (self.path / CONFIG).is_file()
+
+    def create(self, config: dict[str, Any]) -> None:
+        """Make the folder and write the configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+
+    def lock(self) -> None:
+        """Hold the folder for this process until it ends.
+
+        Raises:
+            UserError: another process trains here.
+        """
+        handle = (self.path / LOCK).open("a+")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.close()
+            raise UserError(f"dir={self.path}: another process is training in this folder") from error
+        self._lock = handle
+
+    def unlock(self) -> None:
+        """Let the folder go."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # -- configuration --------------------------------------------------------------------------------------------
+
+    def config(self) -> DictConfig:
+        """The resolved configuration.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return load_yaml(self.path / CONFIG)
+
+    # -- metrics --------------------------------------------------------------------------------------------------
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows to metrics.csv (with its header, if it is new) and wait until they are on disk."""
+        file = self.path / METRICS
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        if not file.exists():
+            writer.writeheader()
+        writer.writerows({k: _number(v) for k, v in row.items()} for row in rows)
+        with file.open("a") as out:
+            out.write(text.getvalue())
+            out.flush()
+            os.fsync(out.fileno())
+
+    def keep_rows(self, wanted: set[int]) -> None:
+        """Drop the rows of other steps, and a last line that was cut off while it was written."""
+        file = self.path / METRICS
+        if not file.exists():
+            return
+        lines = file.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = whole[:1] + [line for line in whole[1:] if _step_of(line) in wanted]
+        if not wanted or not whole:
+            file.unlink()
+        elif kept != lines:
+            write_atomically(file, "".join(kept))
+
+    def metrics(self) -> pd.DataFrame:
+        """metrics.csv; empty where no row is written yet. A row that is still being written is left out.
+
+        Raises:
+            UserError: the file is not one that mfrun wrote.
+        """
+        import pandas as pd
+
+        file = self.path / METRICS
+        if not file.exists():
+            return pd.DataFrame({"step": [], "t": [], "replicate": []})
+        text = file.read_text()
+        try:
+            frame = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))
+            return frame.astype({"step": "int64", "t": "float64", "replicate": "int64"})
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{file}: not a metrics file of mfrun") from error
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def save_state(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write the trained arrays and what else a resumed run needs, atomically."""
+        from safetensors.torch import save
+
+        data = save(tensors)
+        name = f"state-{step:08d}"
+        write_atomically(self.path / f"{name}.safetensors", data)
+        commit = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), **facts}
+        write_atomically(self.path / f"{name}.json", json.dumps(commit, indent=1))
+        for old in self._states()[KEPT_STATES:]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def load_state(self, warn: Any = print) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest state that is whole, with its facts; None where there is none.
+
+        Args:
+            warn: told, in a line, of every damaged state that is passed over.
+        """
+        from safetensors.torch import load
+
+        for commit in self._states():
+            try:
+                facts = json.loads(commit.read_text())
+                data = commit.with_suffix(".safetensors").read_bytes()
+                if hashlib.sha256(data).hexdigest() == facts["sha256"]:
+                    return load(data), facts
+            except (OSError, ValueError, KeyError):
+                pass
+            warn(f"{commit.with_suffix('.safetensors')} is damaged; going back to the state before it")
+        return None
+
+    def _states(self) -> list[Path]:
+        """Commits of the saved states, newest first."""
+        return sorted(self.path.glob("state-*.json"), reverse=True)
+
+    # -- status ---------------------------------------------------------------------------------------------------
+
+    def write_status(self, state: str, **facts: Any) -> None:
+        """Say how the run stands."""
+        status = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "updated": time.time(), **facts}
+        write_atomically(self.path / STATUS, json.dumps({k: _json_safe(v) for k, v in status.items()}, indent=1))
+
+    def status(self) -> dict[str, Any]:
+        """How the run stands. A run whose process is gone is ``killed``."""
+        try:
+            status = json.loads((self.path / STATUS).read_text())
+        except (OSError, ValueError):
+            return {"state": "new"}
+        if status["state"] == "running" and status["host"] == socket.gethostname() and not _alive(status["pid"]):
+            status["state"] = "killed"
+        return status
+
+    def done(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.status()["state"] in DONE
+
+
+def find_runs(path: str | os.PathLike[str]) -> Iterator[RunDirectory]:
+    """The run in ``path``, or all runs below it, in the order of their names.
+
+    Raises:
+        UserError: there is none.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise UserError(f"{root}: no such folder")
+    found = sorted(f.parent for f in root.rglob(CONFIG) if f.parent.name != ".hydra")
+    if not found:
+        raise UserError(f"{root}: no run here (a run has a {CONFIG} and a {METRICS})")
+    return iter([RunDirectory(p) for p in found])
+
+
+def newest(root: str = "outputs") -> Path:
+    """The run or sweep under ``root`` that was started last.
+
+    Raises:
+        UserError: there is none.
+    """
+    configs = [*Path(root).rglob(SWEEP), *(f for f in Path(root).rglob(CONFIG) if f.parent.name != ".hydra")]
+    tops = {(f.parent.parent if (f.parent.parent / SWEEP).exists() else f.parent) for f in configs}
+    if not tops:
+        raise UserError(f"{root}: no run here yet")
+    return max(tops, key=lambda p: (p / SWEEP if (p / SWEEP).exists() else p / CONFIG).stat().st_mtime)
+
+
+def write_sweep(path: Path, facts: dict[str, Any]) -> None:
+    """Record what a sweep was asked to do, so that it can be resumed."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomically(path / SWEEP, OmegaConf.to_yaml(OmegaConf.create(facts)))
+
+
+def read_sweep(path: Path) -> dict[str, Any] | None:
+    """What :func:`write_sweep` recorded; None where no sweep was started."""
+    if not (path / SWEEP).is_file():
+        return None
+    facts = OmegaConf.to_container(load_yaml(path / SWEEP))
+    assert isinstance(facts, dict)
+    return {str(k): v for k, v in facts.items()}
+
+
+def load_yaml(file: Path) -> DictConfig:
+    """A YAML mapping.
+
+    Raises:
+        UserError: missing, unreadable, or no mapping.
+    """
+    try:
+        node = OmegaConf.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file") from error
+    except Exception as error:  # OmegaConf passes on whatever its YAML reader meets
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(node, DictConfig):
+        raise UserError(f"{file}: not a mapping of keys to values")
+    return node
+
+
+def write_atomically(file: Path, data: str | bytes) -> None:
+    """Replace a file by new content that is wholly on disk; a failure leaves the old one as it was."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data.encode() if isinstance(data, str) else data)
+            out.flush()
+            os.fsync(out.fileno())
+        # mkstemp makes private files; a run is shared like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _number(value: Any) -> Any:
+    return format(value, ".10g") if isinstance(value, float) else value
+
+
+def _json_safe(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step_of(line: str) -> int | None:
+    first = line.split(",", 1)[0]
+    return int(first) if first.isdigit() else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

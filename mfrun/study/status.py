@@ -1,0 +1,52 @@
+"""``mfrun status``: how the runs below a folder stand."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+import pandas as pd
+
+from mfrun.run import RunDirectory, find_runs
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser("mfrun status", description="How the runs below a folder stand.")
+    parser.add_argument("dir", nargs="?", default="outputs", help="a run, a sweep, or any folder of them (outputs)")
+    print(table(find_runs(parser.parse_args(argv).dir)))
+    return 0
+
+
+def table(runs: Iterable[RunDirectory]) -> str:
+    """One line for each run: state, step, the latest losses and errors, speed."""
+    rows = []
+    for run in runs:
+        status = run.status()
+        step, steps = status.get("step", 0), status.get("steps", 0)
+        row = {"run": str(run.path), "state": status["state"], "step": f"{step}/{steps}" if steps else "-"}
+        metrics = {k: v for k, v in status.items() if k.endswith(("_loss", "_error"))}
+        row |= {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in metrics.items()}
+        if "steps_per_second" in status:
+            row["steps/s"] = f"{status['steps_per_second']:.0f}"
+        if "wall_seconds" in status:
+            row["time"] = duration(status["wall_seconds"])
+        rows.append(row)
+    frame = pd.DataFrame(rows).fillna("-")
+    # Runs of one folder share their beginning; it is said once.
+    parents = {str(run.path.parent) for run in map(RunDirectory, frame["run"])}
+    if len(parents) == 1 and len(frame) > 1:
+        parent = parents.pop()
+        frame["run"] = [r[len(parent) + 1 :] for r in frame["run"]]
+        return f"{parent}\n{frame.to_string(index=False)}"
+    return frame.to_string(index=False)
+
+
+def duration(seconds: float) -> str:
+    """``0.3s``, ``42s``, ``3m20s``, ``2h05m``."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"
