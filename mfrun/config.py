@@ -164,7 +164,8 @@ def content(node: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(node, resolve=True)
     assert isinstance(plain, dict)
     kept = {str(k): v for k, v in plain.items() if k not in CIRCUMSTANCES}
-    kept["width"] = width_label(parse_width(kept["width"]))
+    width = parse_width(kept["width"])
+    kept["width"] = "inf" if math.isinf(width) else int(width)
     return kept
 
 

@@ -55,9 +55,10 @@ class Experiment:
         return self.particles.sets if math.isinf(self.cfg.width) else 1
 
     @property
-    def stack(self) -> int:
-        """Networks that train side by side."""
-        return self.cfg.replicates * self.sets
+    def replicates(self) -> int:
+        """Initialisations to train. The limit has no random one: only its data can tell replicates apart."""
+        alike = math.isinf(self.cfg.width) and self.cfg.replicate_data == "shared"
+        return 1 if alike else self.cfg.replicates
 
     def network(self) -> Dense:
         """The network at step 0."""
@@ -71,7 +72,7 @@ class Experiment:
             d=self.problem.d,
             n_out=self.problem.n_out,
             seed=cfg.seed.init,
-            replicates=cfg.replicates,
+            replicates=self.replicates,
             particles=self.particles,
             dtype=self.dtype,
             device=self.device,

@@ -140,7 +140,7 @@ class _Loop:
                 **{name: values[r] for name, values in columns.items()},
                 "wall_seconds": round(wall, 3),
             }
-            for r in range(self.cfg.replicates)
+            for r in range(self.experiment.replicates)
         ]
         self.run.append(rows)
         losses = next(name for name in columns if name.endswith("_loss"))
@@ -180,7 +180,7 @@ class _Loop:
         self.step, self.seconds_before = facts["step"], facts["wall_seconds"]
         self.run.keep_rows({k for k in self.grid if k <= self.step})
         rows = self.run.metrics()
-        complete = rows.groupby("step")["replicate"].count() == self.cfg.replicates
+        complete = rows.groupby("step")["replicate"].count() == self.experiment.replicates
         self.evaluated = {int(k) for k in complete.index[complete]}
         self.run.keep_rows(self.evaluated)
         if len(rows):

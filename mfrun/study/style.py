@@ -1,0 +1,77 @@
+"""How every figure of mfrun looks: one colour scale for n, black and dashed for the limit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mfrun.errors import UserError
+
+FORMATS = ("png", "pdf", "svg")
+RC = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+}
+LIMIT = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.6}
+
+
+def panels(rows: int, columns: int, *, width: float = 2.9, height: float = 2.5) -> tuple[Figure, np.ndarray]:
+    """A grid of axes in mfrun's style; sizes are inches a panel."""
+    mpl.use("Agg")
+    mpl.rcParams.update(RC)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    return figure, axes
+
+
+def colours(widths: list[float]) -> dict[float, Any]:
+    """Light for small n, dark for large n, evenly over the widths that there are."""
+    finite = sorted({w for w in widths if not math.isinf(w)})
+    scale = mpl.colormaps["plasma_r"]
+    places = np.linspace(0.18, 0.95, max(len(finite), 2))
+    return {w: scale(p) for w, p in zip(finite, places[-len(finite) :], strict=True)} | {math.inf: "black"}
+
+
+def log_ticks(axes: Axes, values: list[float]) -> None:
+    """A logarithmic n axis whose ticks are the widths themselves."""
+    axes.set_xscale("log")
+    axes.set_xticks(values, [f"{v:g}" for v in values])
+    axes.minorticks_off()
+    if len(values) > 6:
+        axes.tick_params(axis="x", labelsize=7, rotation=45)
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write the picture.
+
+    Raises:
+        UserError: a format that is not offered, or a folder that cannot be written.
+    """
+    if file.suffix.lstrip(".").lower() not in FORMATS:
+        raise UserError(f"--out {file}: the format is told by the ending, one of {', '.join(FORMATS)}")
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from error
+    finally:
+        plt.close(figure)
