@@ -6,7 +6,7 @@ What each key means stands beside it in ``conf/``, the one place where people re
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mfrun.errors import ConfigError
-from mfrun.registry import reason
+from mfrun.registry import reason, suggest
 
 
 @dataclass
@@ -125,6 +125,9 @@ def check(node: DictConfig) -> Config:
     Raises:
         ConfigError: a value that makes no sense whatever the data are.
     """
+    for prefix, schema in {"": Config, "init": InitConfig, "seed": SeedConfig, "evaluation": EvaluationConfig}.items():
+        given = OmegaConf.select(node, prefix) if prefix else node
+        _compare_keys(given, [f.name for f in fields(schema)], f"{prefix}." if prefix else "")
     try:
         cfg = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
@@ -159,6 +162,16 @@ def check(node: DictConfig) -> Config:
     return cfg
 
 
+def _compare_keys(node: DictConfig, known: list[str], prefix: str) -> None:
+    """Raises ConfigError where ``+key=`` has added a key that nothing reads, or ``~key`` removed one."""
+    for key in map(str, node):
+        if key not in known:
+            raise ConfigError(f"{prefix}{key}", node[key], f"unknown key{suggest(key, known)}")
+    for key in known:
+        if key not in node:
+            raise ConfigError(f"{prefix}{key}", "(removed)", "is needed")
+
+
 def content(node: DictConfig) -> dict[str, Any]:
     """The keys that decide what a run computes, as plain values: two runs with equal content have equal curves."""
     plain = OmegaConf.to_container(node, resolve=True)
@@ -166,6 +179,8 @@ def content(node: DictConfig) -> dict[str, Any]:
     kept = {str(k): v for k, v in plain.items() if k not in CIRCUMSTANCES}
     width = parse_width(kept["width"])
     kept["width"] = "inf" if math.isinf(width) else int(width)
+    if not math.isinf(width):
+        del kept["particles"]
     return kept
 
 

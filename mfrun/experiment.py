@@ -19,7 +19,7 @@ from mfrun.networks.particles import Particles
 from mfrun.problems.losses import Loss
 from mfrun.problems.problem import Problem
 from mfrun.problems.streams import Parallel, Stream
-from mfrun.registry import conform, create, find
+from mfrun.registry import conform, create, find, reason
 
 TestFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -123,11 +123,31 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     if problem.task not in loss.tasks:
         fitting = ", ".join(t.value for t in loss.tasks)
         raise ConfigError(
-            "loss", cfg.loss["name"], f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels; it takes {fitting}"
+            "loss",
+            cfg.loss["name"],
+            f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels; it takes {fitting}",
         )
+    _try(test_functions, problem)
     return Experiment(
         cfg, problem, loss, schedule, test_functions, particles, architecture, activation, init, dtype, device
     )
+
+
+def _try(test_functions: dict[str, TestFunction], problem: Problem) -> None:
+    """Raises ConfigError where a test function does not fit the labels or does not return a number a sample."""
+    for samples in problem.evaluation(0, 100).values() if test_functions else ():
+        for x, y in samples:
+            for name, phi in test_functions.items():
+                try:
+                    shape = tuple(phi(y, x.new_zeros((1, problem.n_out, len(x)))).shape)
+                except ConfigError:
+                    raise
+                except Exception as error:  # the user's own code
+                    why = f"fails ({type(error).__name__}: {reason(error)})"
+                    raise ConfigError("evaluation.test_functions", name, why) from error
+                if shape not in ((1, len(x)), (len(x),)):
+                    why = f"must return (S, B) from yhat (S, n_out, B); here {shape} from {(1, problem.n_out, len(x))}"
+                    raise ConfigError("evaluation.test_functions", name, why)
 
 
 def load_problem(cfg: Config) -> Problem:
@@ -138,7 +158,12 @@ def load_problem(cfg: Config) -> Problem:
         UserError: the data cannot be read.
     """
     dtype = {"float32": torch.float32, "float64": torch.float64}[cfg.dtype]
-    return create("dataset", cfg.dataset, "dataset").load(dtype, resolve_device(cfg.device))
+    try:
+        return create("dataset", cfg.dataset, "dataset").load(dtype, resolve_device(cfg.device))
+    except ConfigError as error:
+        if error.key.startswith(("dataset.", "device")):
+            raise
+        raise ConfigError(f"dataset.{error.key}", error.value, error.allowed) from None
 
 
 def resolve_device(name: str) -> torch.device:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import os
+import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,8 +28,9 @@ from mfrun.errors import ConfigError, UserError
 from mfrun.registry import reason, suggest
 from mfrun.run import RunDirectory, read_sweep, write_sweep
 
-# Hydra's flags that print something and train nothing.
+# Hydra's flags that print something and train nothing, and those that a value follows.
 _PRINTING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
+_VALUED = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _HERE = {"train": "mfrun train", "sweep": "mfrun sweep"}
 # Told after Hydra has returned: (what, exit code) of the jobs of this process.
 _problems: dict[str, Any] = {}
@@ -38,17 +43,17 @@ def train(argv: list[str]) -> int:
         return 0
     flags, overrides = _split(argv)
     parsed = _parse(overrides)
-    swept = [o.input_line for o in parsed if o.is_sweep_override()]
+    swept = [_line(o) for o in parsed if o.is_sweep_override()]
     if swept:
         raise UserError(f"{swept[0]}: several values; mfrun sweep trains one run for each")
     node = _compose(overrides, flags)
-    run_dir = Path(str(node.dir))
+    run_dir = _folder(node)
     if node.resume:
-        overrides = [*_saved_overrides(run_dir), *overrides]
+        overrides = _over(_saved_overrides(run_dir), overrides)
         node = _compose(overrides, flags)
-    _validate(node)
-    if RunDirectory(run_dir).exists() and not node.resume:
+    elif RunDirectory(run_dir).exists():
         raise UserError(f"dir={run_dir}: holds a run already; resume=true goes on with it")
+    _validate(node, RunDirectory(run_dir))
     _hydra("train", [*overrides, f"dir={_quote(str(run_dir))}", *flags])
     if _failures:
         raise _failures[0]
@@ -64,19 +69,16 @@ def sweep(argv: list[str]) -> int:
     if _only_prints("sweep", argv):
         return 0
     flags, overrides = _split(argv)
-    flags = [f for f in flags if f not in ("-m", "--multirun")]
-    base = _compose([_first_value(o) for o in _parse(overrides)], flags)
-    top = Path(str(base.dir))
+    base = _compose([_each(o)[0] for o in _parse(overrides)], flags)
+    top = _folder(base)
     recorded = read_sweep(top)
     if recorded and not base.resume:
         raise UserError(f"dir={top}: holds a sweep already; resume=true goes on with it")
     if base.resume:
         if recorded is None:
             raise UserError(f"dir={top}: no sweep to resume here")
-        given = {o.key_or_group for o in _parse(overrides)}
-        old = [o for o in recorded["overrides"] if _parse([o])[0].key_or_group not in given]
-        overrides = [*old, *overrides]
-        base = _compose([_first_value(o) for o in _parse(overrides)], flags)
+        overrides = _over(recorded["overrides"], overrides)
+        base = _compose([_each(o)[0] for o in _parse(overrides)], flags)
 
     parsed = _parse(overrides)
     if not any(o.key_or_group == "width" for o in parsed):
@@ -88,20 +90,24 @@ def sweep(argv: list[str]) -> int:
         parsed = [*parsed, *_parse([f"width={','.join(widths)}"])]
     jobs = _jobs(parsed)
     nodes = [_compose(job, flags) for job in jobs]
+    names = [_subdirectory(parsed, job, node) for job, node in zip(jobs, nodes, strict=True)]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice:
+        raise UserError(f"{twice}: given twice")
     local = not any(f.startswith("hydra/launcher=") for f in overrides)
-    for node in nodes:
-        _validate(node, load=local)
+    for node, name in zip(nodes, names, strict=True):
+        _validate(node, RunDirectory(top / name), load=local)
     if base.resume:
-        _refuse_orphans(top, [_subdirectory(parsed, job) for job in jobs])
+        _refuse_orphans(top, names)
 
     lasting = [o for o in overrides if _parse([o])[0].key_or_group not in ("resume", "dir")]
     write_sweep(top, {"overrides": lasting, "swept": _swept_keys(parsed)})
-    arguments = [o.input_line for o in parsed if o.key_or_group != "dir"]
-    name = ",".join(f"{k}={_value_of(k)}" for k in _swept_keys(parsed) or ["width"])
-    _hydra("sweep", [*arguments, f"dir={_quote(str(top))}", f"hydra.sweep.subdir='{name}'", "--multirun", *flags])
+    arguments = [_line(o) for o in parsed if o.key_or_group != "dir"]
+    subdir = ",".join(f"{k}={_value_of(k)}" for k in _swept_keys(parsed))
+    _hydra("sweep", [*arguments, f"dir={_quote(str(top))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags])
     from mfrun.study.status import table
 
-    runs = [RunDirectory(top / _subdirectory(parsed, job)) for job in jobs]
+    runs = [RunDirectory(top / name) for name in names]
     print(table(runs))
     print(f"\nmfrun plot {top}")
     states = {run.status()["state"] for run in runs}
@@ -130,13 +136,29 @@ def _task(node: DictConfig) -> str:
         return "failed"
 
 
-def _validate(node: DictConfig, load: bool = True) -> None:
-    """Refuse bad values before anything is written; with ``load``, bad data too."""
+def _validate(node: DictConfig, run: RunDirectory, load: bool = True) -> None:
+    """Refuse bad values before anything is written; with ``load``, bad data too, and changes of a run that exists."""
     cfg = config.check(node)
     if load:
+        from mfrun.dynamics.train import refuse_changes
         from mfrun.experiment import assemble
 
-        assemble(cfg, _problem(node, cfg))
+        experiment = assemble(cfg, _problem(node, cfg))
+        if run.exists():
+            refuse_changes(run, config.content(node), growing=not experiment.schedule.needs_end)
+
+
+def _folder(node: DictConfig) -> Path:
+    """``dir``, where it can be a folder that is written to."""
+    path = Path(str(node.dir))
+    if not node.dir:
+        raise ConfigError("dir", "''", "names the folder to write into")
+    nearest = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+    if not nearest.is_dir():
+        raise ConfigError("dir", path, f"{nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError("dir", path, f"no permission to write in {nearest}")
+    return path
 
 
 def _problem(node: DictConfig, cfg: config.Config) -> Any:
@@ -155,6 +177,8 @@ def _hydra(command: str, argv: list[str]) -> None:
     _failures.clear()
     config.store_schema()
     before, sys.argv = sys.argv, [_HERE[command], *argv]
+    # Without it, Hydra prints a traceback of its own and leaves; mfrun says what happened in one line.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     GlobalHydra.instance().clear()
     try:
         hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")(_task)()
@@ -168,9 +192,23 @@ def _only_prints(command: str, argv: list[str]) -> bool:
         print(help.text(command))
         return True
     if any(a.split("=")[0] in _PRINTING for a in argv):
+        args = _arguments(argv)
+        if args.cfg or args.info:
+            _compose([_each(o)[0] for o in _parse(args.overrides)], _split(argv)[0], complete=False)
         _hydra(command, argv)
         return True
     return False
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    """Hydra's reading of a command line, with its complaint as one line."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; mfrun train --help lists the flags")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(argv)
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -179,43 +217,62 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     words = iter(argv)
     for word in words:
-        if word in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"):
-            flags += [word, next(words, "")]
+        if word in ("-m", "--multirun"):  # said by mfrun sweep itself; mfrun train refuses several values
+            continue
+        if word in _VALUED:
+            flags += [word, *itertools.islice(words, 1)]
         elif word.startswith("-"):
             flags.append(word)
         else:
-            overrides.append(word)
+            # Hydra's two keys for the output folder are one here; a preset is asked for with or without a plus.
+            overrides.append(re.sub(r"^\+figure=", "figure=", re.sub(r"^hydra\.(run|sweep)\.dir=", "dir=", word)))
     return flags, overrides
 
 
 def _parse(overrides: list[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
-        raise UserError(f"{error.override}: not of the form KEY=VALUE ({_parser_words(error)})") from error
+        why = reason(error)
+        detail = "" if why.startswith("Error parsing override") else f" ({why})"
+        raise UserError(f"{error.override}: not of the form KEY=VALUE{detail}") from error
+    for o in parsed:
+        if not o.key_or_group:
+            raise UserError(f"{_line(o)}: not of the form KEY=VALUE")
+    return parsed
 
 
-def _parser_words(error: Exception) -> str:
-    return reason(error).replace("\n", " ")
+def _over(old: list[str], new: list[str]) -> list[str]:
+    """The overrides that a run was started with and those given now, which come before them."""
+    given = {o.key_or_group for o in _parse(new)}
+    return [*(o for o in old if _parse([o])[0].key_or_group not in given), *new]
 
 
-def _compose(overrides: list[str], flags: list[str] | None = None) -> DictConfig:
-    """The configuration that Hydra will compose, or one line that says why it will not."""
+def _compose(overrides: list[str], flags: list[str], complete: bool = True) -> DictConfig:
+    """The configuration that Hydra will compose, or one line that says why it will not.
+
+    Args:
+        overrides: one value for each key.
+        flags: Hydra's flags.
+        complete: refuse keys that have no value yet.
+    """
+    args = _arguments(flags)
     config.store_schema()
-    flags = flags or []
-    extra = [
-        f"hydra.searchpath=[{_quote('file://' + str(Path(flags[i + 1]).resolve()))}]"
-        for i, f in enumerate(flags)
-        if f in ("--config-dir", "-cd") and i + 1 < len(flags)
-    ]
+    extra = []
+    if args.config_dir:
+        if not Path(args.config_dir).is_dir():
+            raise UserError(f"--config-dir {args.config_dir}: no such folder")
+        extra = [f"hydra.searchpath=[{_quote('file://' + str(Path(args.config_dir).resolve()))}]"]
+    name = args.config_name or "config"
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
         try:
-            node = compose("config", overrides=[*overrides, *extra])
+            _refuse_options(overrides, name, extra)
+            node = compose(name, overrides=[*overrides, *extra])
         except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error, overrides) from error
+            raise _explain(error, overrides, name, extra) from error
     missing = sorted(OmegaConf.missing_keys(node))
-    if missing:
+    if missing and complete:
         raise ConfigError(missing[0], "(missing)", "has no default and must be given")
     try:
         OmegaConf.resolve(node)
@@ -224,40 +281,54 @@ def _compose(overrides: list[str], flags: list[str] | None = None) -> DictConfig
     return node
 
 
-def _explain(error: Exception, overrides: list[str]) -> UserError:
-    """Hydra's messages, which span paragraphs, as one line."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = list(error.options or [])
-        if not options:
-            return UserError(f"{group}={option}: {reason(error)}")
-        return ConfigError(group, option, f"unknown; one of {', '.join(options)}{suggest(option, options)}")
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    text = "; ".join(dict.fromkeys(reason(e) for e in chain if isinstance(e, Exception)))
+def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
+    """Refuse options that a group has not; Hydra passes over them in silence where the group is optional."""
     for o in _parse(overrides):
-        key = o.key_or_group
-        if "not in struct" in text or "Could not find" in text or "No match in the defaults list" in str(error):
-            known = config.flatten(_known_keys())
-            groups = [p.name for p in config.conf_dir().iterdir() if p.is_dir()]
-            if key not in known and key not in groups and key.split(".")[0] not in ("hydra", *_open_nodes(key)):
-                return ConfigError(key, o.get_value_string() if not o.is_delete() else "", "unknown key"
-                                   + (suggest(key, [*known, *groups]) or "; mfrun train --help lists them"))
-    for o in _parse(overrides):
-        if f"'{o.input_line}'" in text or f" {o.input_line}" in text or o.key_or_group in text:
-            return UserError(f"{o.input_line}: {text}")
-    return UserError(text)
+        options, value = _options(o.key_or_group, name, extra), o.value()
+        if options and isinstance(value, str) and value not in options:
+            raise ConfigError(o.key_or_group, value, f"unknown; one of {', '.join(options)}{suggest(value, options)}")
 
 
-def _open_nodes(key: str) -> tuple[str, ...]:
-    """Nodes whose keys the component checks, not the schema."""
-    head = key.split(".")[0]
-    return (head,) if "." in key and head in ("dataset", "architecture", "activation", "loss", "schedule") else ()
+def _options(group: str, name: str, extra: list[str]) -> list[str]:
+    """The options of a group; none where it is a plain key."""
+    return list(GlobalHydra.instance().config_loader().get_group_options(group, config_name=name, overrides=extra))
 
 
-def _known_keys() -> dict[str, Any]:
-    plain = OmegaConf.to_container(OmegaConf.structured(config.Config))
+def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]) -> UserError:
+    """Hydra's messages, which span paragraphs, as one line that names the override to blame."""
+    parsed = _parse(overrides)
+    groups = [_line(o) for o in parsed if _options(o.key_or_group, name, extra)]
+    try:
+        base = compose(name, overrides=[*groups, *extra])
+    except (HydraException, OmegaConfBaseException):
+        return UserError(_root_reason(error))
+    for o in parsed:
+        try:
+            compose(name, overrides=[*(g for g in groups if g != _line(o)), _line(o), *extra])
+        except (HydraException, OmegaConfBaseException) as own:
+            key, value = o.key_or_group, "" if o.is_delete() else o.get_value_string()
+            parent, _, last = key.rpartition(".")
+            siblings = OmegaConf.select(base, parent) if parent else base
+            if not isinstance(siblings, DictConfig) or last in siblings or _line(o) in groups or parent == "hydra":
+                return ConfigError(key, value, _root_reason(own))
+            if parent:
+                known = [str(k) for k in siblings if k != "name"]
+                here = f"keys here are {', '.join(known)}" if known else f"{parent} has no keys"
+            else:
+                known, here = [*config.flatten(_plain(base)), *map(str, base)], "mfrun train --help lists them"
+            return ConfigError(key, value, f"unknown key; {here}{suggest(last, known)}")
+    return UserError(_root_reason(error))
+
+
+def _root_reason(error: BaseException) -> str:
+    """What is wrong, in the words of the error that the others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return reason(error)
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node)
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
 
@@ -274,21 +345,21 @@ def _saved_overrides(run_dir: Path) -> list[str]:
     return [str(o) for o in saved if not str(o).startswith(("resume=", "dir="))]
 
 
-def _first_value(o: Override) -> str:
-    return o.input_line if not o.is_sweep_override() else f"{o.input_line.split('=')[0]}={_values(o)[0]}"
+def _line(o: Override) -> str:
+    """The override as it was typed."""
+    return o.input_line or ""
 
 
-def _values(o: Override) -> list[str]:
-    return list(o.sweep_string_iterator())
+def _each(o: Override) -> list[str]:
+    """The override with each of its values."""
+    if not o.is_sweep_override():
+        return [_line(o)]
+    return [f"{_line(o).split('=')[0]}={value}" for value in o.sweep_string_iterator()]
 
 
 def _jobs(parsed: list[Override]) -> list[list[str]]:
     """The overrides of every job, in the order in which Hydra runs them."""
-    columns = [
-        [f"{o.input_line.split('=')[0]}={v}" for v in _values(o)] if o.is_sweep_override() else [o.input_line]
-        for o in parsed
-    ]
-    return [list(job) for job in itertools.product(*columns)]
+    return [list(job) for job in itertools.product(*map(_each, parsed))]
 
 
 def _swept_keys(parsed: list[Override]) -> list[str]:
@@ -304,10 +375,9 @@ def _value_of(key: str) -> str:
     return f"${{hydra:runtime.choices.{key}}}" if _is_group(key) else f"${{{key}}}"
 
 
-def _subdirectory(parsed: list[Override], job: list[str]) -> str:
+def _subdirectory(parsed: list[Override], job: list[str], node: DictConfig) -> str:
     """The folder of one job below the sweep's, as ``hydra.sweep.subdir`` names it."""
     given = {o.key_or_group: o for o in _parse(job)}
-    node = _compose(job)
     parts = []
     for key in _swept_keys(parsed):
         value = given[key].value() if _is_group(key) and key in given else OmegaConf.select(node, key)
@@ -325,4 +395,3 @@ def _refuse_orphans(top: Path, names: list[str]) -> None:
 
 def _quote(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-

@@ -32,6 +32,14 @@ _HOMES = {
     "schedule": "mfrun.dynamics.schedules",
 }
 
+_WORDS = {
+    "could not be converted to Integer": "must be a whole number, without point or exponent",
+    "could not be converted to Float": "must be a number",
+    "is not a valid bool": "must be true or false",
+    "is not a ListConfig, list or tuple": "must be a list, [A,B,...]",
+    "is not a subclass of": "is a node with keys of its own; set those",
+}
+
 
 def register(kind: str, name: str) -> Callable[[T], T]:
     """Class (or function) decorator: make the component known as ``name`` among those of its ``kind``."""
@@ -109,9 +117,13 @@ def conform(component: type[T], given: Mapping[str, Any], key: str) -> T:
         raise ConfigError(full, error.value, error.allowed) from None
 
 
-def reason(error: Exception) -> str:
-    """The first line of an OmegaConf or Hydra message, which says what is wrong."""
-    return str(error).strip().splitlines()[0].strip()
+def reason(error: BaseException) -> str:
+    """What an OmegaConf or Hydra message says: in plainer words where there are some, else its first line."""
+    text = str(error).strip()
+    for known, words in _WORDS.items():
+        if known in text:
+            return words
+    return text.splitlines()[0].strip() if text else type(error).__name__
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

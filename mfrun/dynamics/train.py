@@ -44,7 +44,7 @@ def train(cfg: Config, content: dict[str, Any], run: RunDirectory, problem: Prob
     if run.exists() and not cfg.resume:
         raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
     if run.exists():
-        _refuse_changes(run, content, growing=not experiment.schedule.needs_end)
+        refuse_changes(run, content, growing=not experiment.schedule.needs_end)
         if run.done() and run.status().get("steps") == cfg.steps:
             return run.status()
     run.path.mkdir(parents=True, exist_ok=True)
@@ -185,8 +185,9 @@ class _Loop:
         self.run.keep_rows(self.evaluated)
         if len(rows):
             last = rows[rows["step"] == rows["step"].max()]
-            self.latest_losses = last[next(c for c in rows if c.endswith("_loss"))].tolist()
-            self.latest = {c: float(last[c].mean()) for c in rows if c.endswith(("_loss", "_error"))}
+            shown = [c for c in map(str, rows) if c.endswith(("_loss", "_error"))]
+            self.latest_losses = last[shown[0]].tolist()
+            self.latest = {c: float(last[c].mean()) for c in shown}
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
@@ -204,7 +205,7 @@ class _Loop:
         }
 
 
-def _refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) -> None:
+def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) -> None:
     """Raises ConfigError where a resumed run would not be the run that was started; ``steps`` may grow."""
     from omegaconf import OmegaConf
 

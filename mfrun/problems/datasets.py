@@ -173,7 +173,9 @@ class Arrays:
     def _read(self) -> dict[str, np.ndarray]:
         names = [f"{a}_{s}" for a in "xy" for s in ("train", "test")]
         if not os.path.isfile(self.path):
-            self._refuse("no such file")
+            self._refuse("is a folder, not an .npz file" if os.path.isdir(self.path) else "no such file")
+        if not zipfile.is_zipfile(self.path):
+            self._refuse("not an .npz file (numpy.savez writes one)")
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 missing = [n for n in names if n not in file]
