@@ -1,0 +1,129 @@
+"""``mfrun completion bash``: code for the shell, which asks the hidden ``mfrun _complete LINE`` for what may come next.
+
+Keys, groups and options of ``train`` and ``sweep`` are Hydra's own completion over ``conf/``. No command is run, and
+torch is not imported: an answer must come at the press of a key.
+"""
+
+from __future__ import annotations
+
+
+from mfrun.errors import UserError
+
+SCRIPTS = {
+    # COMP_WORDBREAKS holds "=", at which bash cuts the word that it replaces; what stands before it is cut off here too.
+    "bash": """\
+_mfrun() {
+  local line="${COMP_LINE:0:COMP_POINT}" cut
+  local word="${line##* }" IFS=$'\\n'
+  COMPREPLY=($(mfrun _complete "$line" 2>/dev/null))
+  [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} != *[=./] ]] || compopt -o nospace
+  cut="${word%"${word##*[=:]}"}"
+  [[ $COMP_WORDBREAKS == *=* && $word == *[=:]* ]] && COMPREPLY=("${COMPREPLY[@]#"$cut"}")
+}
+complete -o default -F _mfrun mfrun
+""",
+    "zsh": """\
+_mfrun() {
+  local -a found
+  found=(${(f)"$(mfrun _complete "${LBUFFER}" 2>/dev/null)"})
+  (( $#found )) && compadd -Q -S '' -- $found || _files
+}
+compdef _mfrun mfrun
+""",
+    "fish": """\
+complete -c mfrun -a '(mfrun _complete (commandline -cp) 2>/dev/null)'
+""",
+}
+
+# What each command takes beside file names.
+OPTIONS = {
+    "train": ("--help", "--cfg", "--info", "--config-dir", "--debug"),
+    "sweep": ("--help", "--cfg", "--info", "--config-dir", "--debug"),
+    "completion": tuple(SCRIPTS),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Print the code for one shell."""
+    if len(argv) == 1 and argv[0] in SCRIPTS:
+        print(SCRIPTS[argv[0]], end="")
+        return 0
+    if argv and argv[0] in ("-h", "--help"):
+        print('usage: mfrun completion {bash,zsh,fish}\n\n  eval "$(mfrun completion bash)"    in ~/.bashrc')
+        return 0
+    raise UserError(f"completion {' '.join(argv)}".rstrip() + f": give one shell of {', '.join(SCRIPTS)}")
+
+
+def complete(argv: list[str]) -> int:
+    """Print what the last word of the line in ``argv[0]`` may become, one a line; nothing leaves it to file names."""
+    print("\n".join(candidates(argv[0] if argv else "")))
+    return 0
+
+
+def candidates(line: str) -> list[str]:
+    """What the last word of a command line may become."""
+    from mfrun.cli import VISIBLE
+
+    _, *words = line.split() or [""]
+    if line.endswith(" "):
+        words.append("")
+    if len(words) < 2:
+        return _starting(VISIBLE, words[0] if words else "")
+    command, word = words[0], words[-1]
+    if word.startswith("-") or command == "completion":
+        return _starting(OPTIONS.get(command) or _options(command), word)
+    return _overrides(words[1:]) if command in ("train", "sweep") else []
+
+
+def _starting(names: tuple[str, ...] | list[str], word: str) -> list[str]:
+    return [name for name in names if name.startswith(word)]
+
+
+def _options(command: str) -> list[str]:
+    """The options that a command's own parser knows."""
+    import contextlib
+    import io
+    import re
+
+    from mfrun.cli import COMMANDS
+
+    text = io.StringIO()
+    if command in COMMANDS:
+        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+            COMMANDS[command](["--help"])
+    return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue())))
+
+
+def _overrides(words: list[str]) -> list[str]:
+    """Hydra's answer for the last of several overrides."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.plugins import Plugins
+    from hydra.errors import HydraException
+    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from mfrun import config
+
+    config.store_schema()
+    Plugins.instance()
+    loader = ConfigLoaderImpl(create_config_search_path(str(config.conf_dir())))
+    # Of a key's several values, KEY=A,B, the last is completed; those of earlier words do not matter.
+    done = [w.split(",")[0] for w in words[:-1] if "=" in w and "[" not in w]
+    key, _, value = words[-1].partition("=")
+    before = value[: value.rfind(",") + 1]
+    asked = f"{key}={value.removeprefix(before)}" if before else words[-1]
+    try:
+        node = loader.load_configuration("config", overrides=done, run_mode=RunMode.RUN)
+    except HydraException:  # an earlier word is wrong; groups can be completed all the same
+        done, node = [], loader.load_configuration("config", overrides=[], run_mode=RunMode.RUN)
+    found = DefaultCompletionPlugin(loader)._query("config", " ".join([*done, asked]) or " ")
+    answers = []
+    for f in found:
+        if f.startswith("hydra") and not key.startswith("hydra"):  # the workings of Hydra, unless asked for
+            continue
+        if f.endswith(".") and OmegaConf.is_list(OmegaConf.select(node, f[:-1])):
+            f = f"{f[:-1]}="
+        answers.append(f.replace(f"{key}=", f"{key}={before}", 1) if before else f)
+    return answers
