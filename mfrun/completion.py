@@ -6,11 +6,10 @@ torch is not imported: an answer must come at the press of a key.
 
 from __future__ import annotations
 
-
 from mfrun.errors import UserError
 
 SCRIPTS = {
-    # COMP_WORDBREAKS holds "=", at which bash cuts the word that it replaces; what stands before it is cut off here too.
+    # Where COMP_WORDBREAKS holds "=", bash replaces only what follows it; what stands before is cut off here too.
     "bash": """\
 _mfrun() {
   local line="${COMP_LINE:0:COMP_POINT}" cut

@@ -81,6 +81,8 @@ class _Torchvision:
             if x.dtype != torch.uint8 or len(x) != len(y) or len(x) == 0 or int(y.min()) < 0 or int(y.max()) > 9:
                 raise UserError(self._complaint(ValueError("images and labels do not fit together")))
             splits["train" if train else "test"] = (x, y)
+        if splits["train"][0].shape[1] != splits["test"][0].shape[1]:
+            raise UserError(self._complaint(ValueError("the two splits have images of different sizes")))
         return FiniteProblem(splits, Task.CLASSES, 10, dtype, device)
 
     def _open(self, train: bool) -> Any:
