@@ -30,7 +30,7 @@ from mfrun.run import RunDirectory, read_sweep, write_sweep
 
 # Hydra's flags that print something and train nothing, and those that a value follows.
 _PRINTING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
-_VALUED = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+_VALUED = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _HERE = {"train": "mfrun train", "sweep": "mfrun sweep"}
 # Told after Hydra has returned: (what, exit code) of the jobs of this process.
 _problems: dict[str, Any] = {}
@@ -306,17 +306,16 @@ def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]
         try:
             compose(name, overrides=[*(g for g in groups if g != _line(o)), _line(o), *extra])
         except (HydraException, OmegaConfBaseException) as own:
-            key, value = o.key_or_group, "" if o.is_delete() else o.get_value_string()
-            parent, _, last = key.rpartition(".")
+            parent, _, last = o.key_or_group.rpartition(".")
             siblings = OmegaConf.select(base, parent) if parent else base
             if not isinstance(siblings, DictConfig) or last in siblings or _line(o) in groups or parent == "hydra":
-                return ConfigError(key, value, _root_reason(own))
+                return UserError(f"{_line(o)}: {_root_reason(own)}")
             if parent:
                 known = [str(k) for k in siblings if k != "name"]
                 here = f"keys here are {', '.join(known)}" if known else f"{parent} has no keys"
             else:
                 known, here = [*config.flatten(_plain(base)), *map(str, base)], "mfrun train --help lists them"
-            return ConfigError(key, value, f"unknown key; {here}{suggest(last, known)}")
+            return UserError(f"{_line(o)}: unknown key; {here}{suggest(last, known)}")
     return UserError(_root_reason(error))
 
 

@@ -31,8 +31,14 @@ class Progress:
         self.label, self.steps = label, steps
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=steps, initial=done, desc=label, unit="step", disable=not self._terminal, dynamic_ncols=True,
-            smoothing=0.1, leave=True,
+            total=steps,
+            initial=done,
+            desc=label,
+            unit="step",
+            disable=not self._terminal,
+            dynamic_ncols=True,
+            smoothing=0.1,
+            leave=True,
         )
         self._last_line = time.monotonic()
 

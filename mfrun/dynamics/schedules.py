@@ -130,7 +130,7 @@ class Piecewise(Schedule):
         super().__post_init__()
         if len(self.values) != len(self.times) + 1:
             raise ConfigError("values", self.values, f"needs one value more than times={self.times}")
-        if any(b <= a for a, b in zip([0.0, *self.times], self.times, strict=False)):
+        if not all(a < b < math.inf for a, b in zip([0.0, *self.times], self.times, strict=False)):
             raise ConfigError("times", self.times, "must be positive and increasing")
         if any(not 0 <= v < math.inf for v in self.values):
             raise ConfigError("values", self.values, "every value must be >= 0")

@@ -1,7 +1,8 @@
 """Scalar nonlinearities sigma and their derivatives, each as one fused pass over the pre-activations.
 
 ``forward`` writes sigma(h); ``backward`` writes g * sigma'(h), the product that every line of the scaled backward
-pass (Section 3.1) ends with. To add one: subclass :class:`Activation`, ``@register`` it, add ``conf/activation/NAME.yaml``.
+pass (Section 3.1) ends with. To add one: subclass :class:`Activation`, ``@register`` it, add
+``conf/activation/NAME.yaml``.
 """
 
 from __future__ import annotations

@@ -112,11 +112,14 @@ def build(
         W, b, p = _limit(architecture, init, depth, d, n_out, seed, replicates * sets, particles or Particles())
     else:
         W, b, p = _finite(architecture, init, int(width), depth, d, n_out, seed, replicates)
-    to = {"dtype": dtype, "device": device}
+
+    def ready(array: Tensor) -> Tensor:
+        return array.to(dtype=dtype, device=device).contiguous()
+
     return Dense(
-        [w.to(**to).contiguous() for w in W],
-        [v.to(**to).contiguous() for v in b] if architecture.biases else None,
-        [Measure(m.scale, None if m.weights is None else m.weights.to(**to)) for m in p],
+        [ready(w) for w in W],
+        [ready(v) for v in b] if architecture.biases else None,
+        [Measure(m.scale, None if m.weights is None else ready(m.weights)) for m in p],
         activation,
     )
 
@@ -130,9 +133,14 @@ def _finite(
 
     def draw(r: int) -> tuple[list[Tensor], list[Tensor]]:
         generators = [generator(seed, r, layer) for layer in range(depth)]
-        W = [init.law.sample(s, g).mul_(init.tau2).add_(init.mu2) for s, g in zip(shapes[1:], generators[1:], strict=True)]
+        W = [
+            init.law.sample(s, g).mul_(init.tau2).add_(init.mu2)
+            for s, g in zip(shapes[1:], generators[1:], strict=True)
+        ]
         W.insert(0, init.law.sample(shapes[0], generators[0]).mul_(init.tau1 / math.sqrt(d)))
-        b = [init.law.sample((k, 1), g).mul_(init.tau3).add_(init.mu3) for k, g in zip(widths, generators, strict=False)]
+        b = [
+            init.law.sample((k, 1), g).mul_(init.tau3).add_(init.mu3) for k, g in zip(widths, generators, strict=False)
+        ]
         # The average of theta_3 over the n_L neurons of the last layer (Eq. 38).
         theta3 = init.law.sample((n_out, widths[-1]), generators[-1])
         b.append(theta3.mean(1, keepdim=True).mul_(init.tau3).add_(init.mu3))
@@ -171,9 +179,7 @@ def _limit(
     names = [list(bias) for _ in range(L)]
     names[0] = w + names[0]
     names[-1] = names[-1] + beta
-    types = [
-        particles.types(init.law, len(names[l]), stack, (seed, l), first=l == 0) for l in range(L)
-    ]
+    types = [particles.types(init.law, len(names[l]), stack, (seed, l), first=l == 0) for l in range(L)]
 
     def coordinates(l: int, wanted: list[str]) -> Tensor:
         """(stack, K_l, number wanted); zeros for coordinates with no spread."""

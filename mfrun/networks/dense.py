@@ -135,14 +135,16 @@ class Dense:
     def _first(self, x: Tensor, h: Tensor) -> None:
         """h_1 = W_1 x + b_1; replicates that share x are one tall matrix."""
         if x.dim() == 3:
-            W, b, x, addmm = self._W[0], self._b[0] if self._b else None, x.mT, torch.baddbmm
+            if self.b is None:
+                torch.bmm(self.W[0], x.mT, out=h)
+            else:
+                torch.baddbmm(self.b[0], self.W[0], x.mT, out=h)
+            return
+        h = h.view(-1, h.shape[-1])
+        if self._b1_rows is None:
+            torch.mm(self._W1_rows, x.T, out=h)
         else:
-            W, b, x, addmm = self._W1_rows, self._b1_rows, x.T, torch.addmm
-            h = h.view(-1, h.shape[-1])
-        if b is None:
-            addmm(h, W, x, beta=0, out=h)
-        else:
-            addmm(b, W, x, out=h)
+            torch.addmm(self._b1_rows, self._W1_rows, x.T, out=h)
 
     def _move_first(self, x: Tensor, D: Tensor, rate: float) -> None:
         """W_1 <- W_1 - rate D_1 x^T."""

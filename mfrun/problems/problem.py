@@ -116,14 +116,13 @@ class FiniteProblem(Problem):
         return Drawn(self.gather, len(self.data["train"][0]), batch, seed, order, self.device)
 
     def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
-        sets = {}
-        for number, split in enumerate(self.splits):
-            count = len(self.data[split][0])
-            index = torch.arange(count)
-            if count > samples:
-                index = torch.randperm(count, generator=generator(seed, number))[:samples].sort().values
-            index = index.to(self.device)
-            sets[split] = Evaluation(
-                len(index), lambda i, j, index=index, split=split: self.gather(index[i:j], split)
-            )
-        return sets
+        return {split: self._evaluated(split, seed, samples) for split in self.splits}
+
+    def _evaluated(self, split: str, seed: int, samples: int) -> Evaluation:
+        count = len(self.data[split][0])
+        index = torch.arange(count)
+        if count > samples:
+            chosen = torch.randperm(count, generator=generator(seed, self.splits.index(split)))[:samples]
+            index = chosen.sort().values
+        index = index.to(self.device)
+        return Evaluation(len(index), lambda i, j: self.gather(index[i:j], split))

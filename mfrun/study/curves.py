@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
@@ -50,7 +49,7 @@ class Curve:
     def metrics(self) -> list[str]:
         """Columns that hold a metric."""
         skipped = ("step", "t", "replicate", "wall_seconds")
-        return [c for c in self.frames[0] if c not in skipped and not c.endswith("_bar")]
+        return [c for c in map(str, self.frames[0]) if c not in skipped and not c.endswith("_bar")]
 
     def table(self, metric: str) -> pd.DataFrame:
         """The metric by step (rows) and replicate (columns, numbered through over the runs)."""
@@ -58,18 +57,21 @@ class Curve:
         if not pivots:
             raise UserError(f"metric {metric}: not logged; there are {', '.join(self.metrics())}")
         joined = pd.concat(pivots, axis=1)
-        joined.columns = range(joined.shape[1])
+        joined.columns = pd.RangeIndex(joined.shape[1])
         return joined.sort_index()
 
     def bar(self, metric: str) -> pd.Series | None:
         """Half-width of the limit's own 95 % interval by step; None for finite widths."""
-        bars = [f.pivot(index="step", columns="replicate", values=f"{metric}_bar") for f in self.frames
-                if f"{metric}_bar" in f]
+        bars = [
+            f.pivot(index="step", columns="replicate", values=f"{metric}_bar")
+            for f in self.frames
+            if f"{metric}_bar" in f
+        ]
         if not bars:
             return None
         # Averages of independent replicates: their intervals shrink with the root of their number.
         every = pd.concat(bars, axis=1)
-        return np.sqrt((every**2).sum(axis=1)) / every.shape[1]
+        return (every**2).sum(axis=1).pow(0.5) / every.shape[1]
 
     def times(self) -> pd.Series:
         """Time t by step."""
@@ -114,9 +116,7 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
         for _, flat, _ in loaded
     ]
     varying = [
-        key
-        for key in dict.fromkeys(k for s in settings for k in s)
-        if len({repr(s.get(key)) for s in settings}) > 1
+        key for key in dict.fromkeys(k for s in settings for k in s) if len({repr(s.get(key)) for s in settings}) > 1
     ]
     curves: dict[tuple[str, float], Curve] = {}
     for (width, _, frame), setting in zip(loaded, settings, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from mfrun.errors import UserError
 from mfrun.study import style
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load, title
 
-LINES = ["-", (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1))]
+LINES: list[Any] = ["-", (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1))]
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _draw(ax: Axes, curve: Curve, metric: str, x: str, colour: object, line: object, log: bool) -> None:
+def _draw(ax: Axes, curve: Curve, metric: str, x: str, colour: Any, line: Any, log: bool) -> None:
     if metric not in curve.metrics():
         return
     values = curve.table(metric)
@@ -86,17 +87,19 @@ def _draw(ax: Axes, curve: Curve, metric: str, x: str, colour: object, line: obj
     mean = values.mean(axis=1)
     # The limit lies above the finite curves, whatever the order of drawing.
     order = 10.0 if is_limit(curve) else 2.0
-    look = {**style.LIMIT, "zorder": order} if is_limit(curve) else {"color": colour, "linestyle": line, "zorder": order}
-    if is_limit(curve) and line != LINES[0]:
-        look["linestyle"] = line
-    ax.plot(where, mean, **look)
+    look: dict[str, Any] = {"color": colour, "linestyle": line}
+    if is_limit(curve):
+        look = style.LIMIT | ({"linestyle": line} if line != LINES[0] else {})
+    ax.plot(where, mean, zorder=order, **look)
     spread = curve.bar(metric) if is_limit(curve) else values.std(axis=1) if values.shape[1] > 1 else None
     if spread is not None:
         spread = spread.reindex(values.index)
-        ax.fill_between(where, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=order - 1)
+        ax.fill_between(
+            where, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=order - 1
+        )
 
 
-def _legend(curves: list[Curve], colours: dict[float, object], settings: list[str]) -> list[Line2D]:
+def _legend(curves: list[Curve], colours: dict[float, Any], settings: list[str]) -> list[Line2D]:
     handles = []
     for width in sorted({c.width for c in curves}):
         limit = width == float("inf")

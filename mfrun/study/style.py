@@ -11,11 +11,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from mfrun.errors import UserError
 
 FORMATS = ("png", "pdf", "svg")
-RC = {
+RC: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -31,13 +32,13 @@ RC = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
 }
-LIMIT = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.6}
+LIMIT: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.6}
 
 
 def panels(rows: int, columns: int, *, width: float = 2.9, height: float = 2.5) -> tuple[Figure, np.ndarray]:
     """A grid of axes in mfrun's style; sizes are inches a panel."""
     mpl.use("Agg")
-    mpl.rcParams.update(RC)
+    mpl.rcParams.update(RC)  # type: ignore[arg-type]
     figure, axes = plt.subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
     )
@@ -56,7 +57,7 @@ def log_ticks(axes: Axes, values: list[float]) -> None:
     """A logarithmic n axis whose ticks are the widths themselves."""
     axes.set_xscale("log")
     axes.set_xticks(values, [f"{v:g}" for v in values])
-    axes.minorticks_off()
+    axes.xaxis.set_minor_locator(NullLocator())
     if len(values) > 6:
         axes.tick_params(axis="x", labelsize=7, rotation=45)
 

@@ -1,0 +1,52 @@
+# make demo and make test do everything on a machine with Python 3.11 or newer; make help lists the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DEMO   := outputs/demo
+DATA   ?= data
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint check figures bench particles wheel clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(READY) ## make .venv and install mfrun with everything it needs
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("mfrun needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## a small sweep on two Gaussians with n = infinity, and its picture
+	rm -rf $(DEMO)
+	$(BIN)/mfrun sweep dataset=gaussians depth=5 'widths=[25,50,100,200,inf]' steps=5000 replicates=4 dir=$(DEMO)
+	$(BIN)/mfrun compare $(DEMO)
+	@echo; echo "The learning curves:"; $(BIN)/mfrun plot $(DEMO) --title 'Isotropic Gaussians, 5 layers'
+
+test: $(READY) ## the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test ## lint and test
+
+figures: $(READY) ## the runs and pictures of the README (about an hour and a half on 2 cores; DATA=folder of MNIST)
+	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh
+
+bench: $(READY) ## time of a step at n = infinity against its matrix products
+	$(BIN)/python scripts/bench_limit.py
+
+particles: $(READY) ## error of the limit against the number of particles (DATA=folder of MNIST)
+	$(BIN)/python scripts/particles.py --root $(DATA)
+
+wheel: $(READY) ## build a wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+
+clean: ## remove .venv and what the tools left behind
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,170 @@
+"""``mfrun compare``: table, CSV and figure of the convergence of finite widths to the limit."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from mfrun.errors import UserError
+from mfrun.study import style
+from mfrun.study.convergence import Fit, Study, rms, study, table
+from mfrun.study.curves import choose_metrics, describe, load, title
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of the command."""
+    args = parser().parse_args(argv)
+    if not args.tolerance > 0:
+        raise UserError(f"--tolerance {args.tolerance}: must be a number > 0")
+    curves, folder = load(args.paths, args.latest)
+    metrics = choose_metrics(curves, args.metrics)
+    settings = list({repr(c.setting): c.setting for c in curves}.values())
+    studies = [
+        study([c for c in curves if c.setting == setting], metric, args.tolerance, args.absolute)
+        for setting in settings
+        for metric in metrics
+    ]
+    out = Path(args.out) if args.out else folder
+    out.mkdir(parents=True, exist_ok=True)
+    steps = _steps(args.steps, studies)
+    frame = table(studies, steps)
+    frame.to_csv(out / "compare.csv", index=False)
+    print(text(studies, steps))
+    _figure(studies, out / f"compare.{args.format}")
+    print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(
+        "mfrun compare",
+        description="Hold every width of a sweep to n = infinity (or to the largest width, where there is no inf): "
+        "the gap over the run, its rate in n, and the horizon, the time at which one network's gap first exceeds a "
+        "tolerance.",
+    )
+    p.add_argument("paths", nargs="*", metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
+    p.add_argument("--latest", action="store_true", help="the newest sweep below outputs/ (or below a folder)")
+    p.add_argument("--metrics", help="comma-separated columns of metrics.csv; losses and errors by default")
+    p.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.05,
+        help="of the horizon, as a fraction of the range that the reference runs through (0.05)",
+    )
+    p.add_argument("--absolute", action="store_true", help="the tolerance is in the metric's own units")
+    p.add_argument("--steps", metavar="K,K,...", help="steps at which to list the gap as well; the decades by default")
+    p.add_argument("--out", metavar="DIR", help="folder for compare.csv and the figure (the sweep's own)")
+    p.add_argument("--format", choices=style.FORMATS, default="png", help="of the figure (png)")
+    return p
+
+
+def text(studies: list[Study], steps: list[int]) -> str:
+    """The table for the terminal."""
+    lines = []
+    for s in studies:
+        what = "the limit n = inf" if s.reference == "inf" else f"n = {s.reference}, the largest width here (no inf)"
+        where = f" [{describe(s.setting)}]" if s.setting else ""
+        last = int(s.gaps[0].differences.index[-1])
+        lines.append(f"\n{s.metric}{where}: gap to {what}, steps 1 to {last}; horizon at gap {s.tolerance:.3g}")
+        head = f"{'n':>6} {'gap of mean':>12} {'noise':>9}  {'gap of one':>10} {'horizon t':>10} {'step':>8}"
+        lines.append(head + "".join(f" {f'k={k}':>9}" for k in steps))
+        for g in s.gaps:
+            horizon, one = g.horizon(s.tolerance), g.of_one()
+            t, step = (f"{horizon[1]:.4g}", str(horizon[0])) if horizon else ("never", "never")
+            flag = "*" if g.flagged() else " "
+            row = f"{int(g.width):>6} {rms(g.of_mean()):>12.3g}{flag}{rms(g.noise()):>9.2g}  {rms(one):>10.3g}"
+            row += f" {t:>10} {step:>8}"
+            for k in steps:
+                near = one.index[one.index <= k]
+                row += f" {one[near[-1]]:>9.2g}" if len(near) else f" {'-':>9}"
+            lines.append(row)
+        lines.append(f"  rate r in gap ~ n^-r: mean {_rate(s.fit_mean)}, one network {_rate(s.fit_one)}")
+        if any(g.flagged() for g in s.gaps):
+            lines.append(
+                "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
+            )
+    return "\n".join(lines)
+
+
+def _rate(f: Fit) -> str:
+    if math.isnan(f.rate):
+        return "not to be told"
+    interval = f" [{f.low:.2f}, {f.high:.2f}]" if f.source else ""
+    return f"{f.rate:.2f}{interval}"
+
+
+def _steps(given: str | None, studies: list[Study]) -> list[int]:
+    last = max(int(s.gaps[0].differences.index[-1]) for s in studies)
+    if given is None:
+        return [10**e for e in range(2, int(math.log10(max(last, 1))) + 1)]
+    try:
+        return [int(k) for k in given.split(",")]
+    except ValueError as error:
+        raise UserError(f"--steps {given}: a list of whole numbers, as in 100,1000") from error
+
+
+def _figure(studies: list[Study], file: Path) -> None:
+    """A row for each setting and metric: gap over the run, gap against n, horizon against n."""
+    figure, axes = style.panels(len(studies), 3, width=3.3, height=2.6)
+    colours = style.colours([g.width for s in studies for g in s.gaps])
+    for row, s in zip(axes, studies, strict=True):
+        widths = [g.width for g in s.gaps]
+        for g in s.gaps:
+            row[0].loglog(g.of_one(), color=colours[g.width], label=f"$n={int(g.width)}$")
+        row[0].axhline(s.tolerance, color="0.5", linewidth=0.8, linestyle=":")
+        bar = s.gaps[0].reference_bar
+        if (bar > 0).any():
+            row[0].loglog(
+                bar[bar > 0],
+                **{**style.LIMIT, "linewidth": 1.0},
+                label="limit's bar" if s.reference == "inf" else "reference's bar",
+            )
+        row[0].set(title=f"{title(s.metric)}: gap of one network", xlabel="SGD step")
+        row[0].legend(fontsize=7)
+        _against_n(row[1], s)
+        _horizons(row[2], s, widths)
+        if s.setting:
+            row[0].set_ylabel(describe(s.setting), fontsize=8)
+    style.save(figure, file)
+
+
+def _against_n(ax: Axes, s: Study) -> None:
+    n = np.array([g.width for g in s.gaps], dtype=float)
+    for name, values, f, marker, colour in (
+        ("one network", [rms(g.of_one()) for g in s.gaps], s.fit_one, "o", "#2a5d9f"),
+        ("mean", [rms(g.of_mean()) for g in s.gaps], s.fit_mean, "s", "#c2571a"),
+    ):
+        filled = [colour if name == "one network" or not g.flagged() else "white" for g in s.gaps]
+        ax.scatter(n, values, marker=marker, s=22, edgecolors=colour, facecolors=filled, linewidths=1.2, zorder=3)
+        label = f"{name}: $n^{{-{f.rate:.2f}}}$" if not math.isnan(f.rate) else name
+        ax.plot(n, f.C * n**-f.rate, color=colour, linewidth=1.2, label=label)
+    top = max(rms(g.of_one()) for g in s.gaps)
+    ax.plot(n, 1.6 * top * (n / n[0]) ** -0.5, color="0.6", linewidth=0.9, linestyle="--", label=r"$1/\sqrt{n}$")
+    ax.plot(n, 1.6 * top * (n / n[0]) ** -1.0, color="0.6", linewidth=0.9, linestyle=":", label="$1/n$")
+    ax.set_yscale("log")
+    style.log_ticks(ax, n.tolist())
+    ax.set(title="gap over the run", xlabel="$n$")
+    ax.legend(fontsize=7)
+
+
+def _horizons(ax: Axes, s: Study, widths: list[float]) -> None:
+    found = [g.horizon(s.tolerance) for g in s.gaps]
+    end = float(s.gaps[0].times[s.gaps[0].differences.index[-1]])
+    reached = [(n, h[1]) for n, h in zip(widths, found, strict=True) if h]
+    never = [n for n, h in zip(widths, found, strict=True) if not h]
+    if reached:
+        ax.plot(*zip(*reached, strict=True), "o", color="#2a5d9f", markersize=5, label=f"gap > {s.tolerance:.2g}")
+    if never:
+        ax.plot(
+            never, [end] * len(never), "^", color="#2a5d9f", fillstyle="none", markersize=7, label="never in the run"
+        )
+    ax.axhline(end, color="0.6", linewidth=0.8, linestyle=":")
+    ax.set_yscale("log")
+    style.log_ticks(ax, widths)
+    ax.set(title="horizon $t$", xlabel="$n$")
+    ax.legend(fontsize=7)

@@ -1,0 +1,223 @@
+"""The distance of finite networks to the limit: the gap over a run, its rate in n, and the horizon.
+
+For a metric m, m_n,r(k) being its value in replicate r of width n at step k and m(k) that of the reference,
+
+    gap of the mean      |average over r of m_n,r(k) - m(k)|       the chance of the start averaged out
+    gap of one network   root mean square over r of m_n,r(k) - m(k)
+
+each as its root mean square over the logarithmic grid of steps k >= 1 (the *gap over the run*) or at single steps. The
+rate r of gap ~ C n^-r is a least-squares line through log gap against log n. The *horizon* of a width is the first time
+at which the gap of one network exceeds a tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from mfrun.errors import UserError
+from mfrun.study.curves import Curve
+
+# Of the bootstrap over replicates.
+RESAMPLES = 2000
+Z95 = 1.959964
+
+
+@dataclass
+class Gap:
+    """One metric of one width against the reference.
+
+    Attributes:
+        width: n.
+        differences: (steps, replicates), m_n,r(k) - m(k).
+        times: t by step.
+        reference_bar: half-width of the reference's own 95 % interval by step; zeros where it has none.
+    """
+
+    width: float
+    differences: pd.DataFrame
+    times: pd.Series
+    reference_bar: pd.Series
+
+    @property
+    def replicates(self) -> int:
+        """S."""
+        return self.differences.shape[1]
+
+    def of_mean(self) -> pd.Series:
+        """Gap of the replicates' mean by step."""
+        return self.differences.mean(axis=1).abs()
+
+    def of_one(self) -> pd.Series:
+        """Gap of one network by step."""
+        return (self.differences**2).mean(axis=1).pow(0.5)
+
+    def noise(self) -> pd.Series:
+        """Half-width of the 95 % interval of the mean gap by step, over replicates and the reference's own error."""
+        chance = pd.Series(0.0, self.differences.index)
+        if self.replicates > 1:
+            t = scipy.stats.t.ppf(0.975, self.replicates - 1)
+            chance = t * self.differences.std(axis=1) / math.sqrt(self.replicates)
+        return (chance**2 + self.reference_bar**2).pow(0.5)
+
+    def flagged(self) -> bool:
+        """Whether the gap of the mean over the run is below what noise alone would make of it."""
+        return bool(rms(self.of_mean()) <= rms(self.noise()))
+
+    def horizon(self, tolerance: float) -> tuple[int, float] | None:
+        """(step, t) at which the gap of one network first exceeds the tolerance; None for never."""
+        above = self.of_one()
+        above = above[above > tolerance]
+        if above.empty:
+            return None
+        step = int(above.index[0])
+        return step, float(self.times[step])
+
+
+@dataclass
+class Fit:
+    """gap ~ C n^-rate, with a 95 % confidence interval of the rate, NaN where nothing can be said.
+
+    Attributes:
+        source: what the interval rests on: ``replicates`` (bootstrap) or ``residuals`` (of the line).
+    """
+
+    rate: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    C: float = math.nan
+    source: str = ""
+
+
+@dataclass
+class Study:
+    """A metric of one setting: every width against the reference."""
+
+    metric: str
+    setting: dict[str, object]
+    reference: str
+    gaps: list[Gap]
+    tolerance: float
+    fit_mean: Fit = field(default_factory=Fit)
+    fit_one: Fit = field(default_factory=Fit)
+
+
+def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) -> Study:
+    """Hold all curves of one setting to the limit, or to the largest width where there is no limit.
+
+    Args:
+        curves: of one setting.
+        metric: a column of metrics.csv.
+        tolerance: of the horizon, as a fraction of the range that the reference runs through, or absolute.
+        absolute: which of the two.
+
+    Raises:
+        UserError: fewer than two widths.
+    """
+    curves = sorted((c for c in curves if metric in c.metrics()), key=lambda c: c.width)
+    if len(curves) < 2:
+        raise UserError(f"metric {metric}: a comparison needs at least two widths with one setting")
+    *finite, reference = curves
+    truth, bar = reference.table(metric), reference.bar(metric)
+    if bar is None:
+        # A finite reference is one draw of a few: its mean's own 95 % interval is its error bar.
+        spread = truth.std(axis=1).fillna(0.0) / math.sqrt(truth.shape[1])
+        bar = spread * (scipy.stats.t.ppf(0.975, truth.shape[1] - 1) if truth.shape[1] > 1 else 0.0)
+    gaps = []
+    for curve in finite:
+        values = curve.table(metric)
+        steps = values.index.intersection(truth.index)
+        steps = steps[steps > 0]
+        # Replicates on data of their own are held to the limit on the same data.
+        paired = reference.width == math.inf and truth.shape[1] == values.shape[1] > 1
+        base = truth.loc[steps] if paired else truth.loc[steps].mean(axis=1)
+        differences = values.loc[steps] - base if paired else values.loc[steps].sub(base, axis=0)
+        differences = differences.dropna()
+        if differences.empty:
+            continue
+        gaps.append(Gap(curve.width, differences, curve.times(), bar.reindex(differences.index).fillna(0.0)))
+    # Widths of one table are compared over one stretch of time.
+    common = sorted(set.intersection(*(set(g.differences.index) for g in gaps))) if gaps else []
+    if not common:
+        raise UserError(f"metric {metric}: the runs have no evaluated step in common yet")
+    for gap in gaps:
+        gap.differences, gap.reference_bar = gap.differences.loc[common], gap.reference_bar.loc[common]
+    mean = truth.loc[common].mean(axis=1)
+    scale = 1.0 if absolute else float(mean.max() - mean.min()) or 1.0
+    result = Study(metric, curves[0].setting, reference.label, gaps, tolerance * scale)
+    result.fit_mean = fit(gaps, lambda g: _rms_of_mean(g.differences.to_numpy()))
+    result.fit_one = fit(gaps, lambda g: float(np.sqrt((g.differences.to_numpy() ** 2).mean())))
+    return result
+
+
+def fit(gaps: list[Gap], measure: Callable[[Gap], float]) -> Fit:
+    """Rate of a gap in n, by least squares of log gap on log n.
+
+    The interval comes from a bootstrap over replicates where every width has at least four of them, else from the
+    line's residuals (at least three widths).
+    """
+    n = np.array([g.width for g in gaps], dtype=float)
+    values = np.array([measure(g) for g in gaps])
+    if len(gaps) < 2 or not (values > 0).all():
+        return Fit()
+    x = np.log(n)
+    line = scipy.stats.linregress(x, np.log(values))
+    result = Fit(rate=-float(line.slope), C=float(np.exp(line.intercept)))
+    if min(g.replicates for g in gaps) >= 4:
+        rng = np.random.default_rng(0)
+        slopes = []
+        for _ in range(RESAMPLES):
+            again = []
+            for g in gaps:
+                columns = rng.integers(0, g.replicates, g.replicates)
+                again.append(measure(Gap(g.width, g.differences.iloc[:, columns], g.times, g.reference_bar)))
+            if min(again) > 0:
+                slopes.append(-np.polyfit(x, np.log(again), 1)[0])
+        result.low, result.high = (float(q) for q in np.quantile(slopes, (0.025, 0.975)))
+        result.source = "replicates"
+    elif len(gaps) >= 3:
+        half = scipy.stats.t.ppf(0.975, len(gaps) - 2) * float(line.stderr)
+        result.low, result.high, result.source = result.rate - half, result.rate + half, "residuals"
+    return result
+
+
+def rms(values: pd.Series) -> float:
+    """Root mean square over the grid."""
+    return float(np.sqrt((values**2).mean()))
+
+
+def _rms_of_mean(differences: np.ndarray) -> float:
+    return float(np.sqrt((differences.mean(axis=1) ** 2).mean()))
+
+
+def table(studies: list[Study], steps: list[int]) -> pd.DataFrame:
+    """One row for each setting, metric and width: gaps over the run and at chosen steps, rate, horizon."""
+    rows = []
+    for s in studies:
+        for g in s.gaps:
+            mean, one = g.of_mean(), g.of_one()
+            horizon = g.horizon(s.tolerance)
+            row: dict[str, object] = {**s.setting, "metric": s.metric, "reference": s.reference, "width": int(g.width)}
+            row |= {
+                "replicates": g.replicates,
+                "gap_of_mean": rms(mean),
+                "noise": rms(g.noise()),
+                "flagged": g.flagged(),
+                "gap_of_one": rms(one),
+                "horizon_t": horizon[1] if horizon else "never",
+                "horizon_step": horizon[0] if horizon else "never",
+                "tolerance": s.tolerance,
+                "last_step": int(one.index[-1]),
+            }
+            for name, f in (("mean", s.fit_mean), ("one", s.fit_one)):
+                row |= {f"rate_of_{name}": f.rate, f"rate_of_{name}_low": f.low, f"rate_of_{name}_high": f.high}
+            for step in steps:
+                near = one.index[one.index <= step]
+                row[f"gap_of_one_at_{step}"] = float(one[near[-1]]) if len(near) else math.nan
+            rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,103 @@
+#!/usr/bin/env python
+"""Time of one SGD step at n = infinity against the matrix products in it.
+
+    python scripts/bench_limit.py [--threads T] [--rounds R]
+
+For each shape, interleaves R rounds of (a) whole training steps, sampling and loss included, (b) the step without
+sampling, (c) the two products of the first layer alone, W_1 x and D_1 x^T, (d) all matrix products of the step alone,
+with preallocated outputs. Reports medians in ms and the ratios to (c) and (d).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from mfrun.dynamics.schedules import Constant
+from mfrun.networks.activations import ReLU
+from mfrun.networks.build import DenseArchitecture, Init, build
+from mfrun.networks.dense import Workspace
+from mfrun.networks.laws import Normal
+from mfrun.networks.particles import Particles
+from mfrun.problems.datasets import IsotropicGaussians
+from mfrun.problems.losses import Squared
+
+B = 100
+
+
+def main() -> None:
+    """Print one table."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--threads", type=int, default=torch.get_num_threads())
+    p.add_argument("--rounds", type=int, default=15)
+    args = p.parse_args()
+    torch.set_num_threads(args.threads)
+    print(
+        f"torch {torch.__version__}, {args.threads} threads, batch {B}, float32; ms a step, medians of {args.rounds} rounds"
+    )
+    print(
+        f"{'d':>5} {'L':>2} {'particles':>9} {'step':>8} {'no draws':>9} {'layer 1':>8} {'products':>9} {'step/layer 1':>13} {'step/products':>14}"
+    )
+    for d, L, particles in ((32, 4, 4096), (32, 4, 2048), (784, 3, 4096), (3072, 3, 4096)):
+        times = measure(d, L, particles, args.rounds)
+        a, b, c, e = (1e3 * t for t in times)
+        print(f"{d:>5} {L:>2} {particles:>9} {a:>8.3f} {b:>9.3f} {c:>8.3f} {e:>9.3f} {a / c:>13.2f} {a / e:>14.2f}")
+
+
+def measure(d: int, L: int, particles: int, rounds: int) -> list[float]:
+    """Median seconds of the four contestants."""
+    init = Init(Normal(), math.sqrt(2), 1.0, 0.1, 0.0, 0.0)
+    settings = Particles(first=particles)
+    net = build(DenseArchitecture(), ReLU(), init, width=math.inf, depth=L + 1, d=d, n_out=1, particles=settings)
+    stream = IsotropicGaussians(d=d).load(torch.float32, torch.device("cpu")).stream(0, B, "iid")
+    rates = [r / B for r in Constant().rates(0, 1, alpha=1e-5, steps=1, layers=L + 1)[0]]
+    loss, ws = Squared(), Workspace(net, B)
+    x, y = stream.batch(0)
+    step = 0
+
+    def whole() -> None:
+        nonlocal step
+        xb, yb = stream.batch(step)
+        step += 1
+        net.descend(xb, loss.gradient(yb, net.forward(xb, ws)), rates, ws)
+
+    def without_draws() -> None:
+        net.descend(x, loss.gradient(y, net.forward(x, ws)), rates, ws)
+
+    # The same products, alone: forward, backward and update of every layer.
+    W = [w.clone() for w in net.W]
+    a = [torch.randn(w.shape[0], w.shape[1], B) for w in W]
+    out = [torch.empty_like(h) for h in a]
+    tall = W[0].view(-1, d)
+    tall_out, tall_D = out[0].view(-1, B), a[0].view(-1, B)
+
+    def first_layer() -> None:
+        torch.mm(tall, x.T, out=tall_out)
+        torch.addmm(tall, tall_D, x, alpha=-1e-9, out=tall)
+
+    def products() -> None:
+        first_layer()
+        for l in range(1, L + 1):
+            torch.bmm(W[l], a[l - 1], out=out[l])
+            torch.bmm(W[l].mT, a[l], out=out[l - 1])
+            torch.baddbmm(W[l], a[l], a[l - 1].mT, alpha=-1e-9, out=W[l])
+
+    contestants: list[Callable[[], None]] = [whole, without_draws, first_layer, products]
+    calls = max(5, int(2e8 / (particles * d * B)))
+    seen: list[list[float]] = [[] for _ in contestants]
+    for _ in range(rounds + 1):
+        for times, contestant in zip(seen, contestants, strict=True):
+            start = time.perf_counter()
+            for _ in range(calls):
+                contestant()
+            times.append((time.perf_counter() - start) / calls)
+    return [statistics.median(t[1:]) for t in seen]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""Every kind of bad command line: exit code 2, one line that names the key and the value, and nothing written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from formats import write_arrays, write_mnist
+
+from mfrun import cli
+
+# (command line, what the one line must say; {dir} is the test's folder). The line's KEY=VALUE stands in it as typed.
+LINES = [
+    # unknown keys
+    ("train widht=3", "widht=3: unknown key; .*did you mean width?"),
+    ("train batchsize=3", "batchsize=3: unknown key; .*did you mean batch?"),
+    ("train foo=1", "foo=1: unknown key; mfrun train --help lists them$"),
+    ("train +foo=1", "foo=1: unknown key"),
+    ("train ++widht=1", "widht=1: unknown key; did you mean width?"),
+    ("train ~foo", "^mfrun: ~foo: unknown key"),
+    ("train ~width", "width=.*removed.*: is needed"),
+    ("train ~seed.init", "^mfrun: ~seed.init: "),
+    ("train ~activation", "activation.name=.*: names the activation"),
+    ("train init.tau4=1", "init.tau4=1: unknown key; keys here are law, tau1, "),
+    ("train +init.tau4=1", "init.tau4=1: unknown key; did you mean tau"),
+    ("train seed.foo=3", "seed.foo=3: unknown key; keys here are init, data, eval"),
+    ("train dataset.foo=1", "dataset.foo=1: unknown key; keys here are d, delta"),
+    ("train +dataset.foo=1", "dataset.foo=1: unknown key; keys here are d, delta"),
+    ("train +dataset.delt=1", "dataset.delt=1: unknown key; .*did you mean delta?"),
+    ("train activation.slope=1", "activation.slope=1: unknown key; activation has no keys"),
+    ("train +activation.slope=1", "activation.slope=1: unknown key; no keys here"),
+    ("train schedule.p=1", "schedule.p=1: unknown key; keys here are warmup, multipliers"),
+    ("train particles.foo=1", "particles.foo=1: unknown key; keys here are first, last, nodes"),
+    ("train +particles.foo=1", "particles.foo=1: unknown key; keys here are first, last, nodes"),
+    ("train hydra.foo=1", "hydra.foo=1"),
+    # unknown groups, options and components
+    ("train dataset=minst", "dataset=minst: unknown; one of arrays, .*did you mean mnist?"),
+    ("train dataset.name=minst", "dataset.name=minst: unknown; .*did you mean mnist?"),
+    ("train activation=rleu", "activation=rleu: unknown; .*did you mean relu?"),
+    ("train architecture=conf", "architecture=conf: unknown; one of .*dense"),
+    ("train loss=mse", "loss=mse: unknown; one of cross_entropy, huber, logistic, squared"),
+    ("train schedule=step", "schedule=step: unknown; one of constant, "),
+    ("train init=cauchy", "init=cauchy: unknown; one of normal, rademacher, uniform"),
+    ("train init.law=cauchy", "init.law=cauchy: unknown; one of normal, rademacher, uniform"),
+    ("train optimizer=adam", "optimizer=adam: unknown key"),
+    ("train activation.name=no.module:Name", "activation.name=no.module:Name: cannot be imported"),
+    ("train activation.name=math:nothing", "activation.name=math:nothing: cannot be imported"),
+    # types
+    ("train depth=two", "depth=two: must be a whole number"),
+    ("train depth=2.5", "depth=2.5: must be a whole number"),
+    ("train steps=1e4", "steps=1e4: must be a whole number"),
+    ("train steps=null", "steps=null: "),
+    ("train alpha=fast", "alpha=fast: must be a number"),
+    ("train resume=maybe", "resume=maybe: must be true or false"),
+    ("train seed=3", "seed=3: is a node"),
+    ("train dataset.d=big", "dataset.d=big: must be a whole number"),
+    ("train architecture.biases=maybe", "architecture.biases=maybe: must be true or false"),
+    ("train architecture.ratios=2", "architecture.ratios=2: must be a list"),
+    ("train evaluation.test_functions=mean", "evaluation.test_functions=mean: must be a list"),
+    ("train dataset=fashion_mnist dataset.download=maybe", "dataset.download=maybe: must be true or false"),
+    # values
+    ("train width=0", "width=0: a width is"),
+    ("train width=-5", "width=-5: a width is"),
+    ("train width=abc", "width=abc: a width is"),
+    ("train width=1.5", "width=1.5: a width is"),
+    ("train width=true", "width=True: a width is"),
+    ("train width=null", "width=None: a width is"),
+    ("train width=-inf", "width=-inf: a width is"),
+    ("train width=nan", "width=nan: a width is"),
+    ("train 'width=[10]'", r"width=\[10\]: a width is"),
+    ("train depth=1", "depth=1: must be at least 2"),
+    ("train alpha=-1", "alpha=-1.0: .* > 0"),
+    ("train alpha=0", "alpha=0.0: .* > 0"),
+    ("train alpha=nan", "alpha=nan: .* > 0"),
+    ("train alpha=inf", "alpha=inf: a learning rate is a finite number"),
+    ("train batch=0", "batch=0: must be at least 1"),
+    ("train steps=-1", "steps=-1: must be at least 0"),
+    ("train init.tau1=nan", "init.tau1=nan: a standard deviation is a finite number"),
+    ("train init.tau2=-1", "init.tau2=-1.0: a standard deviation is a finite number >= 0"),
+    ("train init.tau3=inf", "init.tau3=inf: a standard deviation is a finite number"),
+    ("train init.mu2=inf", "init.mu2=inf: must be a finite number"),
+    ("train dataset.delta=2", "dataset.delta=2.0: must lie between 0 and 1"),
+    ("train dataset.delta=0", "dataset.delta=0.0: must lie between 0 and 1"),
+    ("train dataset.d=0", "dataset.d=0: must be at least 1"),
+    ("train loss=huber loss.delta=0", "loss.delta=0.0: must be positive"),
+    ("train schedule=power schedule.p=-1", "schedule.p=-1.0: must be >= 0"),
+    ("train schedule=exponential schedule.time=0", "schedule.time=0.0: must be a time"),
+    ("train schedule=cosine schedule.final=2", "schedule.final=2.0: must lie between 0 and 1"),
+    (
+        "train schedule=piecewise 'schedule.times=[3,1]'",
+        r"schedule.times=\[3.0, 1.0\]: must be positive and increasing",
+    ),
+    ("train schedule=piecewise 'schedule.values=[1]'", r"schedule.values=\[1.0\]: needs one value more"),
+    ("train schedule.warmup=-1", "schedule.warmup=-1.0: must be a time"),
+    ("train 'schedule.multipliers=[1,2]'", r"schedule.multipliers=\[1.0, 2.0\]: depth=4 needs 4 factors"),
+    ("train 'schedule.multipliers=[1,2,-1,1]'", r"schedule.multipliers=.*: every factor must be >= 0"),
+    ("train 'architecture.ratios=[1,2]'", r"architecture.ratios=\[1.0, 2.0\]: depth=4 has 3 hidden layers"),
+    ("train 'architecture.ratios=[1,2,0]'", "architecture.ratios=.*: every ratio n_l / n must be positive"),
+    ("train 'architecture.ratios=[1,1,0.001]'", "architecture.ratios=.*: leaves a layer without neurons at width=100"),
+    ("train width=inf 'architecture.ratios=[1,2]'", "architecture.ratios=.*: depth=4 has 3 hidden layers"),
+    ("train seed.init=-1", "seed.init=-1: must be at least 0"),
+    ("train seed.data=-1", "seed.data=-1: must be at least 0"),
+    ("train seed.eval=-1", "seed.eval=-1: must be at least 0"),
+    ("train replicates=0", "replicates=0: must be at least 1"),
+    ("train replicate_data=foo", "replicate_data=foo: one of shared, independent"),
+    ("train sampling=random", "sampling=random: one of iid, epochs"),
+    ("train dtype=float16", "dtype=float16: one of float32, float64"),
+    ("train device=tpu", "device=tpu: not available"),
+    ("train device=cuda:99", "device=cuda:99: not available"),
+    ("train threads=0", "threads=0: must be at least 1"),
+    ("train checkpoint_seconds=0", "checkpoint_seconds=0.0: must be a number of seconds > 0"),
+    ("train evaluation.points_per_decade=0", "evaluation.points_per_decade=0: must be at least 1"),
+    ("train evaluation.samples=0", "evaluation.samples=0: must be at least 1"),
+    ("train 'evaluation.test_functions=[foo]'", "evaluation.test_functions=foo: unknown; one of margin, mean"),
+    ("train 'evaluation.test_functions=[math:sqrt]'", r"evaluation.test_functions=sqrt: fails \(TypeError"),
+    ("train width=inf particles.sets=1", "particles.sets=1: must be at least 2"),
+    ("train width=inf particles.first=7", "particles.first=7: must be a multiple of"),
+    ("train width=inf particles.nodes=1", "particles.nodes=1: must be at least 3"),
+    ("train width=inf particles.method=foo", "particles.method=foo: one of sobol, antithetic, plain"),
+    # what does not fit together
+    ("train loss=cross_entropy", "loss=cross_entropy: does not fit gaussians's sign labels"),
+    ("train dataset=arrays dataset.path=classes.npz loss=logistic", "loss=logistic: does not fit .* classes labels"),
+    ("train dataset=arrays dataset.path=reg.npz loss=cross_entropy", "loss=cross_entropy: does not fit .* regression"),
+    ("train dataset=mnist dataset.root=. loss=logistic", "loss=logistic: does not fit mnist's classes labels"),
+    (
+        "train dataset=arrays dataset.path=reg.npz 'evaluation.test_functions=[margin]'",
+        "evaluation.test_functions=margin: needs classes, not regression",
+    ),
+    # data that are not there
+    ("train dataset=arrays", "dataset.path=.missing.: has no default and must be given"),
+    ("train dataset=arrays dataset.path=", "dataset.path='': names the .npz file"),
+    ("train dataset=arrays dataset.path=no.npz", "dataset.path=no.npz: no such file"),
+    ("train dataset=arrays dataset.path=afile", "dataset.path=afile: not an .npz file"),
+    ("train dataset=arrays dataset.path=classes.npz dataset.task=foo", "dataset.task=foo: one of auto, sign, classes"),
+    (
+        "train dataset=mnist dataset.download=false dataset.root=no",
+        "dataset.root=no: no readable MNIST .*download=true",
+    ),
+    ("train dataset=cifar10 dataset.download=false dataset.root=afile", "dataset.root=afile: no readable CIFAR10"),
+    ("sweep dataset=arrays dataset.path=no.npz", "dataset.path=no.npz: no such file"),
+    # the syntax
+    ("train foo", "foo: not of the form KEY=VALUE$"),
+    ("train width==3", "width==3: not of the form KEY=VALUE$"),
+    ("train =3", "=3: not of the form KEY=VALUE$"),
+    ("train 'widths=[1'", r"widths=\[1: not of the form KEY=VALUE"),
+    ("train --foo", "unrecognized arguments: --foo"),
+    ("train --cfg foo", "invalid choice: 'foo'"),
+    ("train --cfg job foo=1", "foo=1: unknown key"),
+    ("train --config-dir nowhere", "--config-dir nowhere: no such folder"),
+    ("train --config-name foo", "foo"),
+    ("train --config-dir", "--config-dir.*expected one argument"),
+    ("status a b", "unrecognized arguments: b"),
+    ("tarin width=3", "tarin: unknown command; .*did you mean train?"),
+    ("completion", "completion: give one shell of bash, zsh, fish"),
+    ("completion tcsh", "completion tcsh: give one shell of bash, zsh, fish"),
+    # several values
+    ("train width=10,20", "width=10,20: several values; mfrun sweep"),
+    ("train 'width=choice(10,20)'", r"width=choice\(10,20\): several values; mfrun sweep"),
+    ("train activation=relu,tanh", "activation=relu,tanh: several values; mfrun sweep"),
+    ("sweep 'widths=[]'", r"widths=\[\]: a sweep needs at least one width"),
+    ("sweep 'widths=[10,10]'", r"widths=\[10, 10\]: holds a width twice"),
+    ("sweep 'widths=[10,abc]'", "widths=abc: a width is"),
+    ("sweep 'widths=[10,0]'", "widths=0: a width is"),
+    ("sweep widths=10", "widths=10: must be a list"),
+    ("sweep width=10,10", "width=10: given twice"),
+    ("sweep 'widths=[4]' alpha=0.1,0.10", "width=4,alpha=0.1: given twice"),
+    ("sweep 'widths=[4]' alpha=0.1,-1", "alpha=-1.0: a learning rate"),
+    ("sweep 'widths=[4]' activation=relu,foo", "activation=foo: unknown; one of"),
+    ("sweep 'widths=[4]' foo=1,2", "foo=1: unknown key"),
+    ("sweep 'widths=[4,inf]' particles.sets=1", "particles.sets=1: must be at least 2"),
+    # folders
+    ("train resume=true", "dir=outputs/gaussians/.*: no run to resume here"),
+    ("train resume=true dir=no", "dir=no: no run to resume here"),
+    ("sweep resume=true dir=no", "dir=no: no sweep to resume here"),
+    ("train dir=afile", "dir=afile: .*is a file, not a folder"),
+    ("train dir=afile/sub", "dir=afile/sub: .*afile is a file, not a folder"),
+    ("sweep dir=afile", "dir=afile: .*is a file, not a folder"),
+    ("train hydra.run.dir=afile", "dir=afile: .*is a file, not a folder"),
+    ("train dir=", "dir='': names the folder"),
+    ("status no", "no: no such folder"),
+    ("status afile", "afile: no run here"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a few data sets and a plain file."""
+    monkeypatch.chdir(tmp_path)
+    write_arrays(tmp_path / "classes.npz", labels="classes")
+    write_arrays(tmp_path / "reg.npz", labels="regression")
+    write_mnist(tmp_path)
+    (tmp_path / "afile").write_text("not a folder")
+    return tmp_path
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def run(argv: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    out, err = capfd.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+@pytest.mark.parametrize(("line", "message"), LINES, ids=[line for line, _ in LINES])
+def test_bad_line(folder: Path, capfd: pytest.CaptureFixture[str], line: str, message: str) -> None:
+    before = listing(folder)
+    # A line that is let through by mistake trains nothing.
+    argv = shlex.split(line)
+    argv += ["steps=0"] if argv[0] in ("train", "sweep") and "steps=" not in line and argv[-1][:2] != "--" else []
+    code, out, err = run(argv, capfd)
+    assert code == 2, err
+    assert re.search(message.replace("mean width?", r"mean width\?"), err.strip()), err
+    assert out == ""
+    assert "Traceback" not in err
+    # argparse tells the usage of a command in a line before.
+    assert len(err.strip().splitlines()) == (2 if argv[0] == "status" and "arguments" in err else 1), err
+    assert listing(folder) == before
+
+
+def test_folder_that_holds_a_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    start = ["train", "dir=r", "steps=3", "width=4", "dataset.d=3", "evaluation.samples=50"]
+    assert run(start, capfd)[0] == 0
+    before = {p: p.read_bytes() for p in (folder / "r").rglob("*") if p.is_file()}
+    refused = {
+        "holds a run already; resume=true goes on": start,
+        "width=5: r was started with width=4": ["train", "dir=r", "resume=true", "width=5"],
+        "activation.name=tanh: r was started with": ["train", "dir=r", "resume=true", "activation=tanh"],
+        "seed.data=1: r was started with seed.data=0": ["train", "dir=r", "resume=true", "seed.data=1"],
+        "steps=2: r was started with steps=3; only a longer": ["train", "dir=r", "resume=true", "steps=2"],
+        "dir=r: no sweep to resume": ["sweep", "dir=r", "resume=true"],
+    }
+    for message, argv in refused.items():
+        code, out, err = run(argv, capfd)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert len(err.splitlines()) == 1
+        # A refused change must not spoil the next resume.
+        assert {p: p.read_bytes() for p in (folder / "r").rglob("*") if p.is_file()} == before
+    assert run(["train", "dir=r", "resume=true"], capfd)[0] == 0
+
+
+def test_folder_that_holds_a_sweep(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    start = ["sweep", "dir=s", "steps=3", "widths=[4,5]", "dataset.d=3", "evaluation.samples=50"]
+    assert run(start, capfd)[0] == 0
+    before = {p: p.read_bytes() for p in (folder / "s").rglob("*") if p.is_file()}
+    refused = {
+        "dir=s: holds a sweep already; resume=true": start,
+        "dir=s: holds width=5, which the sweep to resume has not": ["sweep", "dir=s", "resume=true", "widths=[4,6]"],
+        "dataset.d=4: s/width=4 was started with dataset.d=3": ["sweep", "dir=s", "resume=true", "dataset.d=4"],
+        "dir=s: no run to resume here": ["train", "dir=s", "resume=true"],
+    }
+    for message, argv in refused.items():
+        code, out, err = run(argv, capfd)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert len(err.splitlines()) == 1
+        assert {p: p.read_bytes() for p in (folder / "s").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "locked").mkdir(mode=0o500)
+    code, _, err = run(["train", "dir=locked/r", "steps=0"], capfd)
+    assert code == 2
+    assert "dir=locked/r: no permission to write" in err
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    with pytest.raises(Exception, match="width=0"):
+        cli.main(["train", "width=0", "--debug"])
+
+
+REPRESENTATIVE = [
+    "train widht=3",
+    "train width=0",
+    "train dataset=minst",
+    "train dir=afile/sub steps=0",
+    "sweep 'widths=[4]' alpha=0.1,-1",
+]
+
+
+@pytest.mark.parametrize("line", REPRESENTATIVE)
+def test_bad_line_in_a_process_of_its_own(folder: Path, line: str) -> None:
+    before = listing(folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "mfrun", *shlex.split(line)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"mfrun: [^\n]+\n", done.stderr)
+    assert listing(folder) == before

@@ -1,0 +1,225 @@
+"""Curves with a known answer through plot, compare and status: the runs are written as the runner writes them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mfrun.cli import _run
+from mfrun.dynamics.evaluate import grid
+from mfrun.run import RunDirectory
+from mfrun.study.convergence import study
+from mfrun.study.curves import load
+
+STEPS = 1000
+ALPHA = 0.01
+
+
+def limit_curve(k: int) -> float:
+    """What the synthetic limit's loss is."""
+    return math.exp(-k / 300)
+
+
+def write_run(
+    folder: Path,
+    width: float,
+    gap: float,
+    *,
+    replicates: int = 1,
+    noise: float = 0.0,
+    bar: float | None = None,
+    **keys: object,
+) -> None:
+    """A finished run whose loss is the limit's plus ``gap`` (and noise that differs between replicates)."""
+    run = RunDirectory(folder)
+    label = "inf" if math.isinf(width) else int(width)
+    run.create({"width": label, "dataset": {"name": "gaussians"}, "seed": {"init": 0}, "init": {"tau2": 0.1}, **keys})
+    rng = np.random.default_rng(int(0 if math.isinf(width) else width))
+    shifts = noise * rng.standard_normal(replicates)
+    for k in grid(STEPS, 10):
+        rows = []
+        for r in range(replicates):
+            row = {"step": k, "t": k * ALPHA, "replicate": r, "population_loss": limit_curve(k) + gap + shifts[r]}
+            row["population_error"] = 0.5 * limit_curve(k) + gap
+            if bar is not None:
+                row |= {"population_loss_bar": bar, "population_error_bar": bar}
+            rows.append({**row, "wall_seconds": 0.1 * k})
+        run.append(rows)
+    run.write_status("finished", step=STEPS, steps=STEPS, population_loss=0.1)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Widths 50 .. 400 whose gap is exactly 3/n, and the limit."""
+    for n in (50, 100, 200, 400):
+        write_run(tmp_path / f"width={n}", n, 3 / n)
+    write_run(tmp_path / "width=inf", math.inf, 0.0, bar=1e-4)
+    return tmp_path
+
+
+def test_rate_of_an_exact_power_law(sweep: Path) -> None:
+    """gap = 3/n has rate 1 and C = 3."""
+    curves, _ = load([str(sweep)], latest=False)
+    s = study(curves, "population_loss", 0.01, absolute=True)
+    assert s.reference == "inf"
+    for f in (s.fit_mean, s.fit_one):
+        assert f.rate == pytest.approx(1.0, abs=1e-6)
+        assert pytest.approx(3.0, rel=1e-6) == f.C
+    assert [g.horizon(0.0301) for g in s.gaps] == [(1, ALPHA), None, None, None]
+
+
+def test_rate_interval_covers_the_truth_under_noise(tmp_path: Path) -> None:
+    """Chance of size n^-1/2 around a mean gap of 3/n: one network's gap has rate 1/2, well above the mean's noise."""
+    for n in (50, 200, 800, 3200):
+        write_run(tmp_path / f"width={n}", n, 0.0, replicates=40, noise=n**-0.5)
+    write_run(tmp_path / "width=inf", math.inf, 0.0, bar=1e-6)
+    curves, _ = load([str(tmp_path)], latest=False)
+    s = study(curves, "population_loss", 0.05, absolute=False)
+    assert s.fit_one.source == "replicates"
+    assert s.fit_one.low < 0.5 < s.fit_one.high
+    assert s.fit_one.high - s.fit_one.low < 0.3
+    # Chance alone: the mean's gap is not above its noise (a 95 % statement for each width).
+    assert sum(g.flagged() for g in s.gaps) >= 3
+
+
+def test_gap_below_the_limits_own_error_is_flagged(tmp_path: Path) -> None:
+    """A gap of 1e-3 means nothing beside an error bar of 1e-2."""
+    write_run(tmp_path / "a", 100, 1e-1)
+    write_run(tmp_path / "b", 400, 1e-3)
+    write_run(tmp_path / "c", math.inf, 0.0, bar=1e-2)
+    curves, _ = load([str(tmp_path)], latest=False)
+    assert [g.flagged() for g in study(curves, "population_loss", 0.05, False).gaps] == [False, True]
+
+
+def test_compare_writes_table_csv_and_figure(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rate, the horizon and ``never`` are there to be read."""
+    assert _run(["compare", str(sweep), "--tolerance", "0.02", "--absolute", "--steps", "10,1000"]) == 0
+    out = capsys.readouterr().out
+    assert "the limit n = inf" in out
+    assert "never" in out
+    assert "one network 1.00" in out
+    frame = pd.read_csv(sweep / "compare.csv")
+    loss = frame[frame["metric"] == "population_loss"].set_index("width")
+    assert loss["gap_of_one"].to_dict() == pytest.approx({50: 0.06, 100: 0.03, 200: 0.015, 400: 0.0075}, rel=1e-6)
+    assert loss["horizon_t"].to_dict() == {50: "0.01", 100: "0.01", 200: "never", 400: "never"}
+    assert loss["gap_of_one_at_1000"][100] == pytest.approx(0.03, rel=1e-6)
+    assert (sweep / "compare.png").stat().st_size > 10_000
+
+
+def test_compare_without_the_limit_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The largest width stands in."""
+    for n in (50, 100, 800):
+        write_run(tmp_path / f"width={n}", n, 3 / n)
+    assert _run(["compare", str(tmp_path), "--metrics", "population_loss"]) == 0
+    assert "n = 800, the largest width here (no inf)" in capsys.readouterr().out
+
+
+def test_compare_keeps_settings_apart(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another tau2 is another comparison."""
+    for n in (50, 100, math.inf):
+        write_run(sweep / f"width={n},tau2=3", n, 0.0 if math.isinf(n) else 1 / math.sqrt(n), init={"tau2": 3.0})
+    assert _run(["compare", str(sweep), "--metrics", "population_loss"]) == 0
+    out = capsys.readouterr().out
+    assert "[tau2=0.1]" in out
+    assert "[tau2=3]" in out
+    frame = pd.read_csv(sweep / "compare.csv").groupby("init.tau2")["rate_of_one"].first()
+    assert frame.to_dict() == pytest.approx({0.1: 1.0, 3.0: 0.5}, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--format", "pdf"],
+        ["--format", "svg", "--x", "t", "--xscale", "linear", "--yscale", "log"],
+        [
+            "--metrics",
+            "population_error",
+            "--xlim",
+            "1,100",
+            "--ylim",
+            "0,1",
+            "--title",
+            "A title",
+            "--widths",
+            "50,inf",
+        ],
+    ],
+)
+def test_plot_options(sweep: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each writes the file that it prints."""
+    assert _run(["plot", str(sweep), *options]) == 0
+    file = Path(capsys.readouterr().out.strip())
+    assert file.parent == sweep
+    assert file.stat().st_size > 5_000
+
+
+def test_plot_shows_every_curve(sweep: Path) -> None:
+    """The picture's text names all widths, the limit and the panels; svg keeps text as text."""
+    assert _run(["plot", str(sweep), "--out", str(sweep / "a.svg")]) == 0
+    text = (sweep / "a.svg").read_text()
+    for words in ("Population loss", "Classification error", "50", "400", "∞", "SGD step"):
+        assert words in text
+
+
+def test_plot_of_a_run_that_has_just_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No row yet is told in a line; one row is drawn."""
+    run = RunDirectory(tmp_path / "new")
+    run.create({"width": 50})
+    assert _run(["plot", str(tmp_path)]) == 2
+    assert "no run here has written a row yet" in capsys.readouterr().err
+    run.append([{"step": 0, "t": 0.0, "replicate": 0, "train_loss": 1.0, "wall_seconds": 0.0}])
+    assert _run(["plot", str(tmp_path)]) == 0
+
+
+def test_half_written_row_is_left_out(sweep: Path) -> None:
+    """A row that is being written while ``plot`` reads."""
+    file = sweep / "width=50" / "metrics.csv"
+    before = len(RunDirectory(sweep / "width=50").metrics())
+    with file.open("a") as out:
+        out.write("1001,10.01,0,0.12")
+    assert len(RunDirectory(sweep / "width=50").metrics()) == before
+    assert _run(["compare", str(sweep)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["plot"], "no run or sweep named"),
+        (["plot", "nowhere"], "nowhere: no such folder"),
+        (["plot", "{sweep}", "--metrics", "accuracy"], "--metrics accuracy: not logged"),
+        (["plot", "{sweep}", "--out", "{sweep}/a.bmp"], "the format is told by the ending"),
+        (["plot", "{sweep}", "--out", "{sweep}/no/such/a.png"], "cannot be written"),
+        (["plot", "{sweep}", "--xlim", "1"], "a range is two numbers"),
+        (["plot", "{sweep}", "--widths", "77"], "no such width"),
+        (["compare", "{sweep}/width=50"], "at least two widths"),
+        (["compare", "{sweep}", "--tolerance", "-1"], "--tolerance"),
+        (["compare", "{sweep}", "--steps", "a"], "whole numbers"),
+        (["status", "nowhere"], "no such folder"),
+    ],
+)
+def test_bad_input(sweep: Path, argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that says what is wrong, exit code 2."""
+    assert _run([a.format(sweep=sweep) for a in argv]) == 2
+    err = capsys.readouterr().err.strip()
+    assert words in err
+    assert "\n" not in err
+
+
+def test_metrics_of_another_program(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CSV that mfrun did not write is named."""
+    (sweep / "width=50" / "metrics.csv").write_text("epoch,acc\n1,0.5\n")
+    assert _run(["plot", str(sweep)]) == 2
+    assert "not a metrics file of mfrun" in capsys.readouterr().err
+
+
+def test_status_lists_every_run(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line a run."""
+    RunDirectory(sweep / "width=50").write_status("running", step=10, steps=STEPS)
+    assert _run(["status", str(sweep)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("finished") == 4
+    assert "running 10/1000" in " ".join(out.split())
