@@ -225,7 +225,11 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
             flags.append(word)
         else:
             # Hydra's two keys for the output folder are one here; a preset is asked for with or without a plus.
-            overrides.append(re.sub(r"^\+figure=", "figure=", re.sub(r"^hydra\.(run|sweep)\.dir=", "dir=", word)))
+            word = re.sub(r"^\+figure=", "figure=", re.sub(r"^hydra\.(run|sweep)\.dir=", "dir=", word))
+            # A sweep's folders are called width=50,..., which Hydra's grammar only takes in quotes.
+            if word.startswith("dir=") and word[4:5] not in ("'", '"'):
+                word = f"dir={_quote(word[4:])}"
+            overrides.append(word)
     return flags, overrides
 
 

@@ -43,6 +43,8 @@ SWEEP = "sweep.yaml"
 DONE = ("finished", "diverged")
 # The newest state and the one before it.
 KEPT_STATES = 2
+# Ends the names of files that are being written.
+PARTIAL = ".partial"
 
 
 class RunDirectory:
@@ -68,7 +70,7 @@ class RunDirectory:
         write_atomically(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
 
     def lock(self) -> None:
-        """Hold the folder for this process until it ends.
+        """Hold the folder for this process until it ends, and clear away what a killed one left half-written.
 
         Raises:
             UserError: another process trains here.
@@ -80,6 +82,10 @@ class RunDirectory:
             handle.close()
             raise UserError(f"dir={self.path}: another process is training in this folder") from error
         self._lock = handle
+        commits = {f.stem for f in self._states()}
+        uncommitted = (f for f in self.path.glob("state-*.safetensors") if f.stem not in commits)
+        for left in [*self.path.glob(f".*{PARTIAL}"), *uncommitted]:
+            left.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Let the folder go."""
@@ -265,7 +271,7 @@ def load_yaml(file: Path) -> DictConfig:
 
 def write_atomically(file: Path, data: str | bytes) -> None:
     """Replace a file by new content that is wholly on disk; a failure leaves the old one as it was."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(handle, "wb") as out:
             out.write(data.encode() if isinstance(data, str) else data)

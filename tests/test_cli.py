@@ -1,0 +1,407 @@
+"""The commands as a user types them: what they print, write and return; stopping, killing and resuming."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from formats import write_arrays
+
+from mfrun import __version__, cli
+from mfrun.dynamics.evaluate import grid
+
+# A network that trains in no time, on one thread so that every process computes the same digits.
+TINY = ["threads=1", "width=4", "depth=3", "dataset.d=3", "batch=5", "evaluation.samples=50"]
+ARRAYS = ["threads=1", "width=4", "depth=3", "batch=6", "dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy"]
+LIMIT = ["particles.first=32", "particles.last=16", "particles.nodes=3"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def start(*argv: str) -> subprocess.Popen[str]:
+    """``mfrun ARGV`` in a process of its own."""
+    command = [sys.executable, "-m", "mfrun", *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def mfrun(*argv: str) -> tuple[int, str, str]:
+    """The same, to its end."""
+    process = start(*argv)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def here(*argv: str) -> int:
+    """``mfrun ARGV`` in this process, which has torch already."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(argv))
+    return int(stopped.value.code or 0)
+
+
+def rows(run: str) -> list[dict[str, str]]:
+    with Path(run, "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def curves(run: str) -> list[dict[str, str]]:
+    """metrics.csv, text as it stands there, without the one column that may differ."""
+    return [{k: v for k, v in row.items() if k != "wall_seconds"} for row in rows(run)]
+
+
+def status(run: str) -> dict[str, object]:
+    return json.loads(Path(run, "status.json").read_text())
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def steps_logged(run: str) -> int:
+    """The last step in metrics.csv; -1 before there is one."""
+    file = Path(run, "metrics.csv")
+    return int(rows(run)[-1]["step"]) if file.exists() and len(file.read_text().splitlines()) > 1 else -1
+
+
+# -- help and printing -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "--help"], ["sweep", "-h"], ["completion", "--help"], ["--version"]]
+)
+def test_help_is_quick(argv: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "mfrun", *argv], capture_output=True, text=True, check=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "mfrun.cli" in imported
+    assert not imported & {"torch", "torchvision", "pandas", "matplotlib"}
+    assert done.stdout.strip()
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("--help") == here() == 0
+    text = capsys.readouterr().out
+    assert all(f"mfrun {name} " in text for name in cli.VISIBLE)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_help_lists_every_key_and_option(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert here(command, "--help") == 0
+    text = capsys.readouterr().out
+    conf = Path(__file__).parent.parent / "conf"
+    top = yaml.safe_load((conf / "config.yaml").read_text())
+    for key in set(top) - {"defaults", "hydra"}:
+        assert re.search(rf"^  {key}\b", text, re.MULTILINE), key
+    for file in conf.glob("*/*.yaml"):
+        section = text[text.index(f"\n  {file.parent.name}=") :]
+        assert re.search(rf"^    {file.stem}\b +\S", section, re.MULTILINE), file
+    for full in ("schedule.p", "init.tau2", "dataset.delta", "seed.data", "particles.sets", "evaluation.samples"):
+        assert f" {full} " in text
+
+
+def test_version() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "mfrun", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == __version__
+
+
+def test_cfg_job(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", "--cfg", "job", "width=7", "activation=tanh") == 0
+    printed = yaml.safe_load(capfd.readouterr().out)
+    assert (printed["width"], printed["activation"], printed["dataset"]["name"]) == (7, {"name": "tanh"}, "gaussians")
+    assert list(Path().iterdir()) == []
+
+
+def test_info_defaults(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", "--info", "defaults") == 0
+    assert re.search(r"\| *schedule/constant *\|", capfd.readouterr().out)
+    assert list(Path().iterdir()) == []
+
+
+# -- train -----------------------------------------------------------------------------------------------------------
+
+
+def test_train() -> None:
+    code, out, err = mfrun("train", *TINY, "steps=120", "replicates=2", "dir=r")
+    assert code == 0, err
+    assert "Traceback" not in err
+    assert "n=4  step 120/120" in err
+    assert re.search(r"^ *r +finished +120/120 ", out, re.MULTILINE)
+    names = {p.name for p in Path("r").iterdir()}
+    assert names == {
+        ".hydra", "config.yaml", "metrics.csv", "run.lock", "status.json",
+        "state-00000120.json", "state-00000120.safetensors", "state-00000100.json", "state-00000100.safetensors",
+    }  # fmt: skip
+    table = rows("r")
+    assert list(table[0]) == [
+        "step", "t", "replicate", "population_loss", "population_error", "nonpositive_1", "nonpositive_2",
+        "wall_seconds",
+    ]  # fmt: skip
+    assert [(int(r["step"]), int(r["replicate"])) for r in table] == list(itertools.product(grid(120, 10), (0, 1)))
+    assert all(float(r["t"]) == pytest.approx(0.001 * int(r["step"])) for r in table)
+    assert len({r["population_loss"] for r in table if r["step"] == "0"}) == 2
+    saved = yaml.safe_load(Path("r/config.yaml").read_text())
+    assert (saved["width"], saved["steps"], saved["dataset"]) == (4, 120, {"name": "gaussians", "d": 3, "delta": 0.4})
+    assert (status("r")["state"], status("r")["step"]) == ("finished", 120)
+
+
+def test_train_the_limit() -> None:
+    assert here("train", *TINY, *LIMIT, "width=inf", "steps=10", "dir=r") == 0
+    assert {"population_loss", "population_loss_bar", "nonpositive_2_bar"} < set(rows("r")[0])
+    assert yaml.safe_load(Path("r/config.yaml").read_text())["width"] == "inf"
+
+
+def test_default_folder_and_hydra_s_own_key(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "steps=0") == 0
+    (run,) = Path("outputs/gaussians").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
+    assert here("train", *TINY, "steps=0", "hydra.run.dir=elsewhere") == 0
+    assert Path("elsewhere/metrics.csv").exists()
+
+
+def test_finite_data_have_two_splits() -> None:
+    write_arrays(Path("a.npz"))
+    assert here("train", *ARRAYS, "steps=20", "evaluation.test_functions=[mean,margin]", "dir=r") == 0
+    wanted = {f"{split}_{m}" for split in ("train", "test") for m in ("loss", "error", "mean", "margin")}
+    assert wanted < set(rows("r")[0])
+
+
+def test_diverging_run(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "alpha=1e6", "steps=5000", "dir=r") == 3
+    assert status("r")["state"] == "diverged"
+    assert "n=4  diverged: the loss is not finite at step" in capfd.readouterr().err
+    assert rows("r")[0]["step"] == "0"
+    assert float(rows("r")[0]["population_loss"]) < 100
+    assert 0 < int(str(status("r")["step"])) < 5000
+    before = curves("r")
+    assert here("train", "dir=r", "resume=true") == 3
+    assert curves("r") == before
+
+
+# -- stopping and resuming -------------------------------------------------------------------------------------------
+
+# Enough steps for a signal to arrive in the middle, and a state saved at almost every chance.
+LONG = ["steps=20000", "checkpoint_seconds=0.05"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stop_and_resume(number: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]) -> None:
+    process = start("train", *TINY, *LONG, "dir=r")
+    wait_until(lambda: steps_logged("r") >= 1000, process)
+    process.send_signal(signal.SIGSTOP)  # it must not finish meanwhile
+    assert here("train", "dir=r", "resume=true") == 2
+    assert re.fullmatch(r"mfrun: dir=.*r: another process is training in this folder\n", capfd.readouterr().err)
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.strip().splitlines()[-1] == "mfrun: stopped; the state is saved, resume=true goes on from it"
+    assert "Traceback" not in err
+    stopped = int(str(status("r")["step"]))
+    assert status("r")["state"] == "interrupted"
+    assert 1000 <= stopped < 20000
+    assert Path(f"r/state-{stopped:08d}.safetensors").exists()
+
+    assert here("train", "dir=r", "resume=true") == 0
+    assert here("train", *TINY, *LONG, "dir=straight") == 0
+    assert curves("r") == curves("straight")
+
+
+KILLED = {
+    "epochs": [*ARRAYS, "sampling=epochs", "replicates=2", "replicate_data=independent", "evaluation.samples=7"],
+    "limit": [*TINY, *LIMIT, "width=inf", "schedule=power", "init.tau3=0.5"],
+}
+
+
+@pytest.mark.parametrize("kind", KILLED)
+def test_kill_and_resume(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    write_arrays(Path("a.npz"))
+    moment = random.Random(kind)
+    argv = [*KILLED[kind], "steps=4000"]
+    process = start("train", *argv, "checkpoint_seconds=0.01", "dir=r")
+    for resume in range(3):
+        first = steps_logged("r")
+        wait_until(lambda first=first: steps_logged("r") > first, process)
+        time.sleep(moment.uniform(0, 0.15))
+        process.kill()
+        process.communicate()
+        assert here("status", "r") == 0
+        if process.returncode != -signal.SIGKILL:  # it was faster
+            assert resume > 0
+            break
+        assert " r  killed " in re.sub(" +r +", " r  ", capfd.readouterr().out)
+        if resume < 1:
+            process = start("train", "dir=r", "resume=true")
+        else:
+            break
+    assert here("train", "dir=r", "resume=true") == 0
+    assert here("train", *argv, "dir=straight") == 0
+    assert curves("r") == curves("straight")
+    # Nothing half-written is left, nor a state that was never committed.
+    assert {p.name for p in Path("r").iterdir() if p.name[0] == "."} == {".hydra"}
+    assert len(list(Path("r").glob("state-*"))) == 4
+
+
+def test_longer_run_on_resume() -> None:
+    assert here("train", *TINY, "steps=300", "dir=r") == 0
+    assert here("train", "dir=r", "resume=true", "steps=700") == 0
+    assert here("train", *TINY, "steps=700", "dir=straight") == 0
+    assert curves("r") == curves("straight")
+    assert yaml.safe_load(Path("r/config.yaml").read_text())["steps"] == 700
+    # ... and the next resume knows the new length.
+    assert here("train", "dir=r", "resume=true") == 0
+    assert curves("r") == curves("straight")
+
+
+def test_schedule_that_depends_on_the_length_cannot_grow(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "schedule=cosine", "steps=30", "dir=r") == 0
+    assert here("train", "dir=r", "resume=true", "steps=70") == 2
+    assert "steps=70: r was started with steps=30" in capfd.readouterr().err
+
+
+def test_damaged_state(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "steps=300", "dir=r") == 0
+    newest = Path("r/state-00000300.safetensors")
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    newest.write_bytes(data)
+    assert here("train", "dir=r", "resume=true", "steps=700") == 0
+    assert "state-00000300.safetensors is damaged; going back to the state before it" in capfd.readouterr().err
+    assert here("train", *TINY, "steps=700", "dir=straight") == 0
+    assert curves("r") == curves("straight")
+
+
+@pytest.mark.parametrize("damage", ["all states", "no states", "no status", "cut commit"])
+def test_more_damage(damage: str) -> None:
+    assert here("train", *TINY, "steps=100", "dir=r") == 0
+    for file in Path("r").glob("state-*"):
+        if damage == "no states":
+            file.unlink()
+        elif damage == "all states" or (damage == "cut commit" and file.name == "state-00000100.json"):
+            file.write_bytes(file.read_bytes()[:10])
+    if damage == "no status":
+        Path("r/status.json").unlink()
+    assert here("train", "dir=r", "resume=true", "steps=200") == 0
+    assert here("train", *TINY, "steps=200", "dir=straight") == 0
+    assert curves("r") == curves("straight")
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_cut_line(cut: int, capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "steps=316", "replicates=2", "dir=r") == 0
+    metrics = Path("r/metrics.csv")
+    metrics.write_bytes(metrics.read_bytes()[:-cut])
+    assert here("train", "dir=r", "resume=true", "steps=700") == 0
+    assert here("train", *TINY, "steps=700", "replicates=2", "dir=straight") == 0
+    assert curves("r") == curves("straight")
+
+
+# -- sweep -----------------------------------------------------------------------------------------------------------
+
+
+def test_sweep() -> None:
+    code, out, err = mfrun(
+        "sweep", *TINY[2:], *LIMIT, "threads=1", "widths=[3,5,inf]", "init.tau2=0.1,3", "steps=20", "dir=s"
+    )
+    assert code == 0, err
+    names = [f"width={n},init.tau2={tau}" for n in (3, 5, "inf") for tau in (0.1, 3.0)]
+    assert sorted(p.name for p in Path("s").iterdir() if p.is_dir()) == sorted(names)
+    for name in names:
+        assert re.search(rf"^ *{re.escape(name)} +finished +20/20 ", out, re.MULTILINE)
+        config = yaml.safe_load(Path("s", name, "config.yaml").read_text())
+        assert name == f"width={config['width']},init.tau2={config['init']['tau2']}"
+    assert out.strip().splitlines()[-1] == "mfrun plot s"
+    recorded = yaml.safe_load(Path("s/sweep.yaml").read_text())
+    assert recorded["swept"] == ["width", "init.tau2"]
+    assert {"widths=[3,5,inf]", "init.tau2=0.1,3", "steps=20"} < set(recorded["overrides"])
+    # A run of a sweep is the run that mfrun train gives.
+    assert here("train", *TINY, "width=5", "init.tau2=3", "steps=20", "dir=r") == 0
+    assert curves("r") == curves("s/width=5,init.tau2=3.0")
+
+
+def test_sweep_over_a_group_and_status(capfd: pytest.CaptureFixture[str]) -> None:
+    assert (
+        here("sweep", *TINY[2:], "threads=1", "width=3,4", "activation=relu,tanh", "steps=5", "hydra.sweep.dir=s") == 0
+    )
+    names = {f"width={n},activation={a}" for n in (3, 4) for a in ("relu", "tanh")}
+    assert {p.name for p in Path("s").iterdir() if p.is_dir()} == names
+    assert curves("s/width=3,activation=relu") != curves("s/width=3,activation=tanh")
+    capfd.readouterr()
+    assert here("status", "s") == 0
+    out = capfd.readouterr().out
+    assert out.splitlines()[0] == "s"
+    assert all(re.search(rf"^ *{name} +finished +5/5 ", out, re.MULTILINE) for name in names)
+
+
+def test_every_width_sees_the_same_data() -> None:
+    """Neurons that start alike stay alike, so that the output is one function of the data, whatever their number."""
+    alike = ["init.tau1=0", "init.tau2=0", "init.mu3=0.7", "activation=tanh", "alpha=0.05", "dtype=float64"]
+    assert (
+        here("sweep", *TINY[2:], *LIMIT, "threads=1", *alike, "widths=[1,6,inf]", "seed.data=0,1", "steps=50", "dir=s")
+        == 0
+    )
+    runs = {(n, k): [float(r["population_loss"]) for r in rows(f"s/width={n},seed.data={k}")]
+            for n in (1, 6, "inf") for k in (0, 1)}  # fmt: skip
+    for k in (0, 1):
+        assert runs[6, k] == pytest.approx(runs[1, k], rel=1e-9)
+        assert runs["inf", k] == pytest.approx(runs[1, k], rel=1e-9)
+    assert runs[1, 0] != pytest.approx(runs[1, 1], rel=1e-4)
+
+
+def test_diverging_run_in_a_sweep(capfd: pytest.CaptureFixture[str]) -> None:
+    argv = [*TINY[2:], "threads=1", "widths=[3,4]", "alpha=1e6,0.01", "steps=3000", "dir=s"]
+    assert here("sweep", *argv) == 0
+    for n in (3, 4):
+        assert status(f"s/width={n},alpha=1000000.0")["state"] == "diverged"
+        assert status(f"s/width={n},alpha=0.01")["state"] == "finished"
+
+
+def test_stopped_sweep_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    argv = [*TINY[2:], "threads=1", "alpha=0.01", "steps=8000"]
+    process = start("sweep", *argv, "widths=[3,5]", "dir=s")
+    wait_until(lambda: steps_logged("s/width=5") >= 100, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    assert (status("s/width=3")["state"], status("s/width=5")["state"]) == ("finished", "interrupted")
+    finished = Path("s/width=3/metrics.csv").stat().st_mtime_ns
+
+    assert here("sweep", "dir=s", "resume=true", "widths=[3,5,6]") == 0
+    assert Path("s/width=3/metrics.csv").stat().st_mtime_ns == finished
+    for n in (5, 6):
+        assert here("train", *argv, f"width={n}", f"dir=straight{n}") == 0
+        assert curves(f"s/width={n}") == curves(f"straight{n}")
+    # One run of the sweep can be lengthened by itself.
+    capfd.readouterr()
+    assert here("train", "dir=s/width=3", "resume=true", "steps=8100") == 0
+    assert "8100/8100" in capfd.readouterr().out
+
+
+def test_broken_pipe() -> None:
+    command = f"{sys.executable} -m mfrun train --help | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: mfrun train")
+    assert done.stderr == ""
