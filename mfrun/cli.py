@@ -1,4 +1,4 @@
-"""The command line: sub-commands, help and error messages. What they do is elsewhere, and imported when it is needed."""
+"""The command line: sub-commands, help and error messages. What they do is elsewhere, imported when it is needed."""
 
 from __future__ import annotations
 

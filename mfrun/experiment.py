@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mfrun.config import Config, width_label
+from mfrun.config import Config
 from mfrun.dynamics.schedules import Schedule
 from mfrun.errors import ConfigError
 from mfrun.networks.activations import Activation
@@ -180,8 +180,3 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError("device", name, f"not available ({str(error).splitlines()[0][:80]})") from error
     return device
-
-
-def describe(cfg: Config) -> str:
-    """A few words that tell a run apart in logs: ``n=400``."""
-    return f"n={width_label(cfg.width)}"

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mfrun import config, help
 from mfrun.errors import ConfigError, UserError
+from mfrun.progress import Runs
 from mfrun.registry import reason, suggest
 from mfrun.run import RunDirectory, read_sweep, write_sweep
 
@@ -104,7 +106,8 @@ def sweep(argv: list[str]) -> int:
     write_sweep(top, {"overrides": lasting, "swept": _swept_keys(parsed)})
     arguments = [_line(o) for o in parsed if o.key_or_group != "dir"]
     subdir = ",".join(f"{k}={_value_of(k)}" for k in _swept_keys(parsed))
-    _hydra("sweep", [*arguments, f"dir={_quote(str(top))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags])
+    with Runs(len(jobs)):
+        _hydra("sweep", [*arguments, f"dir={_quote(str(top))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags])
     from mfrun.study.status import table
 
     runs = [RunDirectory(top / name) for name in names]
@@ -121,7 +124,9 @@ def _task(node: DictConfig) -> str:
 
     try:
         cfg = config.check(node)
-        return str(train_run(cfg, config.content(node), run, _problem(node, cfg))["state"])
+        # A launcher may have started this job in a process of its own, which knows nothing of the others.
+        with Runs.current.run() if Runs.current else nullcontext():
+            return str(train_run(cfg, config.content(node), run, _problem(node, cfg), _label(run))["state"])
     except UserError as error:
         _failures.append(error)
         if HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN:
@@ -134,6 +139,11 @@ def _task(node: DictConfig) -> str:
         if HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN:
             traceback.print_exc(file=sys.stderr)
         return "failed"
+
+
+def _label(run: RunDirectory) -> str | None:
+    """What a job of a sweep is called while it runs: its folder, which names the swept keys' values."""
+    return run.path.name if HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN else None
 
 
 def _validate(node: DictConfig, run: RunDirectory, load: bool = True) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -18,6 +21,37 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
+class Runs:
+    """Runs done in a sweep: a bar above the one of the run in hand; in a log, a count before the run's name."""
+
+    current: ClassVar[Runs | None] = None
+
+    def __init__(self, total: int) -> None:
+        self.total, self.started = total, 0
+        self.bar = tqdm(
+            total=total, desc="sweep", unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True, position=0
+        )
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """One of the runs."""
+        self.started += 1
+        try:
+            yield
+        finally:
+            self.bar.update(1)
+
+    def __enter__(self) -> Runs:
+        Runs.current = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        Runs.current = None
+        self.bar.close()
+
+
 class Progress:
     """Steps done in one run.
 
@@ -28,6 +62,9 @@ class Progress:
     """
 
     def __init__(self, label: str, steps: int, done: int = 0) -> None:
+        runs = Runs.current
+        if runs is not None:
+            label = f"[{runs.started}/{runs.total}] {label}"
         self.label, self.steps = label, steps
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -38,7 +75,8 @@ class Progress:
             disable=not self._terminal,
             dynamic_ncols=True,
             smoothing=0.1,
-            leave=True,
+            position=0 if runs is None else 1,
+            leave=runs is None,
         )
         self._last_line = time.monotonic()
 

@@ -44,7 +44,7 @@ class Schedule(ABC):
         return False
 
     def rates(self, first: int, count: int, *, alpha: float, steps: int, layers: int) -> list[list[float]]:
-        """alpha xi(t) multiplier_l for ``count`` updates from the one of step ``first`` = 0, 1, ...: (count, layers)."""
+        """alpha xi(t) multiplier_l of the updates at steps ``first``, ``first`` + 1, ...: (count, layers)."""
         k = np.arange(first + 1, first + count + 1, dtype=np.float64)
         xi = self.xi(k, (k - 1) * alpha, steps * alpha)
         if self.warmup > 0:

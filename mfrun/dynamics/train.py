@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from mfrun import __version__
-from mfrun.config import CIRCUMSTANCES, Config, flatten
+from mfrun.config import CIRCUMSTANCES, Config, flatten, width_label
 from mfrun.dynamics.evaluate import Evaluator, grid, over_sets
 from mfrun.errors import ConfigError, Interrupted, UserError
-from mfrun.experiment import Experiment, assemble, describe
+from mfrun.experiment import Experiment, assemble
 from mfrun.networks.dense import Dense, Workspace
 from mfrun.problems.problem import Problem
 from mfrun.problems.streams import BLOCK
@@ -22,7 +22,9 @@ from mfrun.progress import Progress, say
 from mfrun.run import RunDirectory
 
 
-def train(cfg: Config, content: dict[str, Any], run: RunDirectory, problem: Problem | None = None) -> dict[str, Any]:
+def train(
+    cfg: Config, content: dict[str, Any], run: RunDirectory, problem: Problem | None = None, label: str | None = None
+) -> dict[str, Any]:
     """Train one configuration to its end, from the start or from where the run directory stands.
 
     Args:
@@ -30,6 +32,7 @@ def train(cfg: Config, content: dict[str, Any], run: RunDirectory, problem: Prob
         content: the keys that decide what is computed (:func:`mfrun.config.content`); written as config.yaml.
         run: where everything goes.
         problem: the data, where they are loaded already.
+        label: names the run in progress bars and logs; its width by default.
 
     Returns:
         The run's final status.
@@ -51,7 +54,7 @@ def train(cfg: Config, content: dict[str, Any], run: RunDirectory, problem: Prob
     run.lock()
     try:
         run.create(content)
-        return _Loop(experiment, run).go()
+        return _Loop(experiment, run, label or f"n={width_label(cfg.width)}").go()
     except (Interrupted, UserError):
         raise
     except BaseException as error:
@@ -64,8 +67,8 @@ def train(cfg: Config, content: dict[str, Any], run: RunDirectory, problem: Prob
 class _Loop:
     """One run in memory."""
 
-    def __init__(self, experiment: Experiment, run: RunDirectory) -> None:
-        self.experiment, self.run, self.cfg = experiment, run, experiment.cfg
+    def __init__(self, experiment: Experiment, run: RunDirectory, label: str) -> None:
+        self.experiment, self.run, self.cfg, self.label = experiment, run, experiment.cfg, label
         self.network: Dense = experiment.network()
         self.stream = experiment.stream()
         cfg = self.cfg
@@ -88,7 +91,7 @@ class _Loop:
         ws = Workspace(network, cfg.batch)
         evaluate_at = set(self.grid) - self.evaluated
         self.run.write_status("running", **self._facts())
-        with _Signals() as signals, Progress(describe(cfg), cfg.steps, self.step) as progress:
+        with _Signals() as signals, Progress(self.label, cfg.steps, self.step) as progress:
             for k in range(self.step, cfg.steps + 1):
                 self.step = k
                 if k in evaluate_at:
@@ -158,7 +161,7 @@ class _Loop:
     def _finish(self, state: str) -> dict[str, Any]:
         self.run.write_status(state, **self._facts())
         if state == "diverged":
-            say(f"{describe(self.cfg)}  diverged: the loss is not finite at step {self.step}; its rows are kept")
+            say(f"{self.label}  diverged: the loss is not finite at step {self.step}; its rows are kept")
         return self.run.status()
 
     def _save(self) -> None:

@@ -6,7 +6,6 @@ To add one: a class here with ``load``, ``@register``, and one YAML file in ``co
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,16 +173,17 @@ class Arrays:
 
     def _read(self) -> dict[str, np.ndarray]:
         names = [f"{a}_{s}" for a in "xy" for s in ("train", "test")]
-        if not os.path.isfile(self.path):
-            self._refuse("is a folder, not an .npz file" if os.path.isdir(self.path) else "no such file")
+        file = Path(self.path)
+        if not file.is_file():
+            self._refuse("is a folder, not an .npz file" if file.is_dir() else "no such file")
         if not zipfile.is_zipfile(self.path):
             self._refuse("not an .npz file (numpy.savez writes one)")
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                missing = [n for n in names if n not in file]
+            with np.load(self.path, allow_pickle=False) as arrays:
+                missing = [n for n in names if n not in arrays]
                 if missing:
                     self._refuse(f"the file has no {', '.join(missing)}")
-                return {n: file[n] for n in names}
+                return {n: arrays[n] for n in names}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
             self._refuse(f"cannot be read as .npz ({str(error).splitlines()[0]})")
             raise AssertionError from error
