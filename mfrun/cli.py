@@ -116,7 +116,7 @@ def _completion(argv: list[str]) -> int:
 def _complete(argv: list[str]) -> int:
     from mfrun import completion
 
-    return completion.complete(argv)
+    return completion.complete(argv, COMMANDS)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -6,7 +6,11 @@ torch is not imported: an answer must come at the press of a key.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from mfrun.errors import UserError
+
+Commands = Mapping[str, Callable[[list[str]], int]]
 
 SCRIPTS = {
     # Where COMP_WORDBREAKS holds "=", bash replaces only what follows it; what stands before is cut off here too.
@@ -53,24 +57,22 @@ def main(argv: list[str]) -> int:
     raise UserError(f"completion {' '.join(argv)}".rstrip() + f": give one shell of {', '.join(SCRIPTS)}")
 
 
-def complete(argv: list[str]) -> int:
+def complete(argv: list[str], commands: Commands) -> int:
     """Print what the last word of the line in ``argv[0]`` may become, one a line; nothing leaves it to file names."""
-    print("\n".join(candidates(argv[0] if argv else "")))
+    print("\n".join(candidates(argv[0] if argv else "", commands)))
     return 0
 
 
-def candidates(line: str) -> list[str]:
+def candidates(line: str, commands: Commands) -> list[str]:
     """What the last word of a command line may become."""
-    from mfrun.cli import VISIBLE
-
     _, *words = line.split() or [""]
     if line.endswith(" "):
         words.append("")
     if len(words) < 2:
-        return _starting(VISIBLE, words[0] if words else "")
+        return _starting([c for c in commands if not c.startswith("_")], words[0] if words else "")
     command, word = words[0], words[-1]
     if word.startswith("-") or command == "completion":
-        return _starting(OPTIONS.get(command) or _options(command), word)
+        return _starting(OPTIONS.get(command) or _options(command, commands), word)
     return _overrides(words[1:]) if command in ("train", "sweep") else []
 
 
@@ -78,18 +80,16 @@ def _starting(names: tuple[str, ...] | list[str], word: str) -> list[str]:
     return [name for name in names if name.startswith(word)]
 
 
-def _options(command: str) -> list[str]:
+def _options(command: str, commands: Commands) -> list[str]:
     """The options that a command's own parser knows."""
     import contextlib
     import io
     import re
 
-    from mfrun.cli import COMMANDS
-
     text = io.StringIO()
-    if command in COMMANDS:
+    if command in commands:
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-            COMMANDS[command](["--help"])
+            commands[command](["--help"])
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue())))
 
 

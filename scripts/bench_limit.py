@@ -37,16 +37,16 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=15)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    print(
-        f"torch {torch.__version__}, {args.threads} threads, batch {B}, float32; ms a step, medians of {args.rounds} rounds"
-    )
-    print(
-        f"{'d':>5} {'L':>2} {'particles':>9} {'step':>8} {'no draws':>9} {'layer 1':>8} {'products':>9} {'step/layer 1':>13} {'step/products':>14}"
-    )
+    print(f"torch {torch.__version__}, {args.threads} threads, batch {B}, float32")
+    print(f"ms a step, medians of {args.rounds} rounds")
+    heads = ("step", "no draws", "layer 1", "products", "step / layer 1", "step / products")
+    print(f"{'d':>5} {'L':>2} {'particles':>9}  " + "  ".join(f"{h:>8}" for h in heads))
     for d, L, particles in ((32, 4, 4096), (32, 4, 2048), (784, 3, 4096), (3072, 3, 4096)):
         times = measure(d, L, particles, args.rounds)
-        a, b, c, e = (1e3 * t for t in times)
-        print(f"{d:>5} {L:>2} {particles:>9} {a:>8.3f} {b:>9.3f} {c:>8.3f} {e:>9.3f} {a / c:>13.2f} {a / e:>14.2f}")
+        step, no_draws, layer, products = (1e3 * t for t in times)
+        cells = [f"{v:8.3f}" for v in (step, no_draws, layer, products)]
+        cells += [f"{step / layer:14.2f}", f"{step / products:15.2f}"]
+        print(f"{d:>5} {L:>2} {particles:>9}  " + "  ".join(cells))
 
 
 def measure(d: int, L: int, particles: int, rounds: int) -> list[float]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mfrun import completion
+from mfrun.cli import COMMANDS
 
 BIN = Path(sys.executable).parent
 
@@ -41,20 +42,27 @@ BIN = Path(sys.executable).parent
     ],
 )
 def test_candidates(line: str, expected: set[str]) -> None:
-    assert set(completion.candidates(line)) == expected
+    assert set(completion.candidates(line, COMMANDS)) == expected
 
 
 def test_commands_and_keys() -> None:
-    assert set(completion.candidates("mfrun ")) == {"train", "sweep", "plot", "compare", "status", "completion"}
-    keys = completion.candidates("mfrun train ")
+    assert set(completion.candidates("mfrun ", COMMANDS)) == {
+        "train",
+        "sweep",
+        "plot",
+        "compare",
+        "status",
+        "completion",
+    }
+    keys = completion.candidates("mfrun train ", COMMANDS)
     assert {"width=", "depth=", "steps=", "dataset=", "seed.", "particles."} <= set(keys)
     assert not [k for k in keys if k.startswith("hydra")]
-    assert "hydra.job." in completion.candidates("mfrun train hydra.")
+    assert "hydra.job." in completion.candidates("mfrun train hydra.", COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["plot", "compare", "status"])
 def test_options_of_the_other_commands(command: str) -> None:
-    found = completion.candidates(f"mfrun {command} --")
+    found = completion.candidates(f"mfrun {command} --", COMMANDS)
     assert "--help" in found
     assert all(option.startswith("--") for option in found)
     assert ("--latest" in found) == (command != "status")
