@@ -46,7 +46,8 @@ particles: $(READY) ## error of the limit against the number of particles (DATA=
 	$(BIN)/python scripts/particles.py --root $(DATA)
 
 wheel: $(READY) ## build a wheel into dist/
-	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
 
 clean: ## remove .venv and what the tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
