@@ -13,6 +13,7 @@ and see how their learning curves reach the limit.
   mfrun sweep  [KEY=VALUE ...]   train one for each of widths=[...], and for each value of any KEY=A,B,...
   mfrun plot   RUN_OR_SWEEP ...  overlay the learning curves
   mfrun compare RUN_OR_SWEEP ... gap to the limit for each width, its rate in n, and how long it stays small
+  mfrun statics RUN              sub-networks drawn from a trained network against the whole (Appendix B)
   mfrun status DIR               how the runs below DIR stand
   mfrun completion SHELL         completion code for bash, zsh or fish
   mfrun COMMAND --help           keys or options of a command
@@ -101,6 +102,12 @@ def _compare(argv: list[str]) -> int:
     return compare.main(argv)
 
 
+def _statics(argv: list[str]) -> int:
+    from mfrun.study import statics
+
+    return statics.main(argv)
+
+
 def _status(argv: list[str]) -> int:
     from mfrun.study import status
 
@@ -124,6 +131,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sweep": _sweep,
     "plot": _plot,
     "compare": _compare,
+    "statics": _statics,
     "status": _status,
     "completion": _completion,
     "_complete": _complete,

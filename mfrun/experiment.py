@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mfrun.config import Config
+from mfrun.config import Config, check
 from mfrun.dynamics.schedules import Schedule
-from mfrun.errors import ConfigError
+from mfrun.errors import ConfigError, UserError
 from mfrun.networks.activations import Activation
 from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.dense import Dense
@@ -20,6 +21,7 @@ from mfrun.problems.losses import Loss
 from mfrun.problems.problem import Problem
 from mfrun.problems.streams import Parallel, Stream
 from mfrun.registry import conform, create, find, reason
+from mfrun.run import RunDirectory
 
 TestFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -164,6 +166,25 @@ def load_problem(cfg: Config) -> Problem:
         if error.key.startswith(("dataset.", "device")):
             raise
         raise ConfigError(f"dataset.{error.key}", error.value, error.allowed) from None
+
+
+def restore(run: RunDirectory) -> tuple[Experiment, Dense, int]:
+    """A run's experiment, its network as last saved, and the step of that.
+
+    Raises:
+        UserError: no run there, or no state saved yet.
+    """
+    node = OmegaConf.merge(OmegaConf.structured(Config), run.config())
+    assert isinstance(node, DictConfig)
+    experiment = assemble(check(node))
+    found = run.load_state()
+    if found is None:
+        raise UserError(f"{run.path}: no state has been saved here yet")
+    tensors, facts = found
+    network = experiment.network()
+    for name, array in network.state().items():
+        array.copy_(tensors[name])
+    return experiment, network, int(facts["step"])
 
 
 def resolve_device(name: str) -> torch.device:

@@ -51,6 +51,7 @@ def test_commands_and_keys() -> None:
         "sweep",
         "plot",
         "compare",
+        "statics",
         "status",
         "completion",
     }

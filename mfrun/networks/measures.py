@@ -44,3 +44,10 @@ class Measure:
     def mean(self, a: Tensor) -> Tensor:
         """Average of (S, K, B) over the neurons: (S, B), float64."""
         return self.scale * (a if self.weights is None else a * self.weights).sum(-2).double()
+
+    def probabilities(self, neurons: int, member: int = 0) -> Tensor:
+        """The measure of one of the stacked networks as a vector (neurons,) that sums to 1, float64, on the CPU."""
+        if self.weights is None:
+            return torch.full((neurons,), 1.0 / neurons, dtype=torch.float64)
+        p = self.weights[member % len(self.weights), :, 0].double().cpu()
+        return p / p.sum()
