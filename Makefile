@@ -39,7 +39,8 @@ check: lint test ## lint and test
 figures: $(READY) ## the runs and pictures of the README (about an hour and a half on 2 cores; DATA=folder of MNIST)
 	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh
 
-bench: $(READY) ## time of a step at n = infinity against its matrix products
+bench: $(READY) ## time of a step, finite and at n = infinity, against plain PyTorch and the matrix products
+	$(BIN)/python scripts/bench.py --out outputs/bench.csv
 	$(BIN)/python scripts/bench_limit.py
 
 particles: $(READY) ## error of the limit against the number of particles (DATA=folder of MNIST)
