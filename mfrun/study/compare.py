@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from mfrun.errors import UserError
@@ -113,24 +115,25 @@ def _figure(studies: list[Study], file: Path) -> None:
     figure, axes = style.panels(len(studies), 3, width=3.3, height=2.6)
     colours = style.colours([g.width for s in studies for g in s.gaps])
     for row, s in zip(axes, studies, strict=True):
-        widths = [g.width for g in s.gaps]
         for g in s.gaps:
-            row[0].loglog(g.of_one(), color=colours[g.width], label=f"$n={int(g.width)}$")
-        row[0].axhline(s.tolerance, color="0.5", linewidth=0.8, linestyle=":")
+            _positive(row[0], g.of_one(), color=colours[g.width], label=f"$n={int(g.width)}$")
         bar = s.gaps[0].reference_bar
         if (bar > 0).any():
-            row[0].loglog(
-                bar[bar > 0],
-                **{**style.LIMIT, "linewidth": 1.0},
-                label="limit's bar" if s.reference == "inf" else "reference's bar",
-            )
-        row[0].set(title=f"{title(s.metric)}: gap of one network", xlabel="SGD step")
+            label = "limit's bar" if s.reference == "inf" else "reference's bar"
+            _positive(row[0], bar, **{**style.LIMIT, "linewidth": 1.0}, label=label)
+        row[0].axhline(s.tolerance, color="0.5", linewidth=0.8, linestyle=":")
+        row[0].set(title=f"{title(s.metric)}: gap of one network", xlabel="SGD step", xscale="log", yscale="log")
         row[0].legend(fontsize=7)
         _against_n(row[1], s)
-        _horizons(row[2], s, widths)
+        _horizons(row[2], s)
         if s.setting:
             row[0].set_ylabel(describe(s.setting), fontsize=8)
     style.save(figure, file)
+
+
+def _positive(ax: Axes, values: pd.Series, **look: Any) -> None:
+    """A curve on a logarithmic axis, with gaps where it is 0."""
+    ax.plot(values.where(values > 0), **look)
 
 
 def _against_n(ax: Axes, s: Study) -> None:
@@ -141,22 +144,26 @@ def _against_n(ax: Axes, s: Study) -> None:
     ):
         filled = [colour if name == "one network" or not g.flagged() else "white" for g in s.gaps]
         ax.scatter(n, values, marker=marker, s=22, edgecolors=colour, facecolors=filled, linewidths=1.2, zorder=3)
-        label = f"{name}: $n^{{-{f.rate:.2f}}}$" if not math.isnan(f.rate) else name
+        interval = f" [{f.low:.2f}, {f.high:.2f}]" if f.source else ""
+        label = f"{name}: $r={f.rate:.2f}${interval}" if not math.isnan(f.rate) else name
         ax.plot(n, f.C * n**-f.rate, color=colour, linewidth=1.2, label=label)
     top = max(rms(g.of_one()) for g in s.gaps)
-    ax.plot(n, 1.6 * top * (n / n[0]) ** -0.5, color="0.6", linewidth=0.9, linestyle="--", label=r"$1/\sqrt{n}$")
-    ax.plot(n, 1.6 * top * (n / n[0]) ** -1.0, color="0.6", linewidth=0.9, linestyle=":", label="$1/n$")
+    ax.plot(n, top * (n / n[0]) ** -0.5, color="0.6", linewidth=0.9, linestyle="--", label=r"$1/\sqrt{n}$")
+    ax.plot(n, top * (n / n[0]) ** -1.0, color="0.6", linewidth=0.9, linestyle=":", label="$1/n$")
     ax.set_yscale("log")
     style.log_ticks(ax, n.tolist())
-    ax.set(title="gap over the run", xlabel="$n$")
-    ax.legend(fontsize=7)
+    ax.set(title="gap over the run $\\sim n^{-r}$", xlabel="$n$")
+    # Room for the legend above the points.
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.6)
+    ax.legend(fontsize=7, loc="upper right")
 
 
-def _horizons(ax: Axes, s: Study, widths: list[float]) -> None:
-    found = [g.horizon(s.tolerance) for g in s.gaps]
+def _horizons(ax: Axes, s: Study) -> None:
+    found = [(g.width, g.horizon(s.tolerance)) for g in s.gaps]
     end = float(s.gaps[0].times[s.gaps[0].differences.index[-1]])
-    reached = [(n, h[1]) for n, h in zip(widths, found, strict=True) if h]
-    never = [n for n, h in zip(widths, found, strict=True) if not h]
+    reached = [(n, h[1]) for n, h in found if h]
+    never = [n for n, h in found if not h]
     if reached:
         ax.plot(*zip(*reached, strict=True), "o", color="#2a5d9f", markersize=5, label=f"gap > {s.tolerance:.2g}")
     if never:
@@ -165,6 +172,6 @@ def _horizons(ax: Axes, s: Study, widths: list[float]) -> None:
         )
     ax.axhline(end, color="0.6", linewidth=0.8, linestyle=":")
     ax.set_yscale("log")
-    style.log_ticks(ax, widths)
+    style.log_ticks(ax, [n for n, _ in found])
     ax.set(title="horizon $t$", xlabel="$n$")
     ax.legend(fontsize=7)
