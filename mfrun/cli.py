@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -31,7 +32,16 @@ Add --debug to any command for the full traceback of an error."""
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
-    sys.exit(_run(sys.argv[1:] if argv is None else argv))
+    try:
+        try:
+            code = _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has gone (mfrun ... | head); that is no error of ours, and there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
 
 
 def _run(argv: list[str]) -> int:
@@ -67,12 +77,8 @@ def _run(argv: list[str]) -> int:
         return 128 + error.signal_number
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of a pipe has gone (mfrun ... | head); that is no error of ours.
-        sys.stderr.close()
-        return 0
     except Exception as error:
-        if debug:
+        if debug or isinstance(error, BrokenPipeError):
             raise
         print(f"mfrun: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         return 1

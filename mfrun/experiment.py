@@ -117,10 +117,12 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     architecture.check(cfg.depth)
     if not math.isinf(cfg.width):
         architecture.widths(int(cfg.width), cfg.depth)
-    names = cfg.evaluation.test_functions
-    test_functions = {
-        name.rpartition(":")[2]: find("test_function", name, "evaluation.test_functions") for name in names
-    }
+    test_functions: dict[str, TestFunction] = {}
+    for name in cfg.evaluation.test_functions:
+        column = name.rpartition(":")[2]
+        if column in ("loss", "error") or column in test_functions:
+            raise ConfigError("evaluation.test_functions", name, f"the column {column} is taken; rename the function")
+        test_functions[column] = find("test_function", name, "evaluation.test_functions")
     problem = problem or load_problem(cfg)
     if problem.task not in loss.tasks:
         fitting = ", ".join(t.value for t in loss.tasks)

@@ -44,7 +44,7 @@ def text(command: str) -> str:
         groups.append(f"\n  {folder.name}=")
         for file in sorted(folder.glob("*.yaml")):
             groups.append(f"    {file.stem:<14}{_title(file)}")
-            groups += [f"      {folder.name}.{k:<{26 - len(folder.name)}}{d}" for k, d in _keys(file, folder.name)]
+            groups += [f"      {key:<27}{description}" for key, description in _keys(file, folder.name)]
     for key, description in _keys(root / "config.yaml", None):
         keys.append(f"  {key:<32}{description}")
     return "\n".join(
@@ -58,9 +58,11 @@ def _title(file: Path) -> str:
 
 
 def _keys(file: Path, group: str | None) -> list[tuple[str, str]]:
-    """(key, "default  what it means") for each commented line of a file, in order."""
-    found, parents = [], []
-    for line in file.read_text().splitlines():
+    """(full key, "default  what it means") for each commented line of a file, in order."""
+    found, parents, text = [], [], file.read_text()
+    # What a global file sets lies outside its group.
+    prefix = f"{group}." if group and "@package _global_" not in text else ""
+    for line in text.splitlines():
         match = re.match(r"( *)([a-z_0-9]+):(?: +(.*?))?(?: +# (.*))?$", line)
         if not match:
             continue
@@ -73,6 +75,5 @@ def _keys(file: Path, group: str | None) -> list[tuple[str, str]]:
         parents = [*parents[:indent], key]
         if comment is None or key == "name":
             continue
-        full = [p for p in parents if p != group]
-        found.append((".".join(full), f"{value:<12} {comment}".lstrip() if value else comment))
+        found.append((prefix + ".".join(parents), f"{value:<12} {comment}".lstrip() if value else comment))
     return found

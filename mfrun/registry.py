@@ -89,6 +89,8 @@ def create(kind: str, node: Mapping[str, Any], key: str) -> Any:
     if "name" not in node:
         raise ConfigError(f"{key}.name", "(missing)", f"names the {kind}")
     component = find(kind, node["name"], f"{key}.name")
+    if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
+        raise ConfigError(f"{key}.name", node["name"], "is no dataclass; its fields would be the keys")
     return conform(component, {k: v for k, v in node.items() if k != "name"}, key)
 
 

@@ -116,6 +116,8 @@ LINES = [
     ("train checkpoint_seconds=0", "checkpoint_seconds=0.0: must be a number of seconds > 0"),
     ("train evaluation.points_per_decade=0", "evaluation.points_per_decade=0: must be at least 1"),
     ("train evaluation.samples=0", "evaluation.samples=0: must be at least 1"),
+    ("train activation.name=math:sqrt", "activation.name=math:sqrt: is no dataclass"),
+    ("train 'evaluation.test_functions=[mean,statistics:mean]'", "the column mean is taken"),
     ("train 'evaluation.test_functions=[foo]'", "evaluation.test_functions=foo: unknown; one of margin, mean"),
     ("train 'evaluation.test_functions=[math:sqrt]'", r"evaluation.test_functions=sqrt: fails \(TypeError"),
     ("train width=inf particles.sets=1", "particles.sets=1: must be at least 2"),

@@ -14,7 +14,7 @@ from torch import Tensor
 class Task(Enum):
     """What a label is.
 
-    SIGN: y in {-1, +1}, one output, float (1, B); an error is y yhat < 0 (Section 4.2.1).
+    SIGN: y in {-1, +1}, one output, float (1, B); an error is y yhat < 0 (Section 4.2.1), or NaN.
     CLASSES: y in {0, .., C-1}, C outputs, int64 (B,); an error is an output other than y that is largest.
     REGRESSION: y in R^m, m outputs, float (m, B); no classification error.
     """
@@ -26,7 +26,7 @@ class Task(Enum):
     def errors(self, y: Tensor, yhat: Tensor) -> Tensor | None:
         """1 where a sample is misclassified, else 0: (S, B) bool; None for regression."""
         if self is Task.SIGN:
-            return (y * yhat < 0).squeeze(-2)
+            return (y * yhat >= 0).logical_not_().squeeze(-2)
         if self is Task.CLASSES:
             return yhat.argmax(-2) != y
         return None

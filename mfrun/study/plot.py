@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         "mfrun plot",
         description="Overlay learning curves: colour for the width n, line style for whatever else differs, mean and "
-        "one standard deviation over replicates and seeds. The limit is black and dashed, with its 95%% error band.",
+        "one standard deviation over replicates and seeds. The limit is black and dashed, with its 95 % error band.",
     )
     p.add_argument("paths", nargs="*", metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
     p.add_argument("--latest", action="store_true", help="the newest run or sweep below outputs/ (or below a folder)")
