@@ -22,6 +22,7 @@ from mfrun.problems.problem import Problem
 from mfrun.problems.streams import Parallel, Stream
 from mfrun.registry import conform, create, find, reason
 from mfrun.run import RunDirectory
+from mfrun.seeds import entropy
 
 TestFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -89,7 +90,9 @@ class Experiment:
 
         if cfg.replicate_data == "shared" or cfg.replicates == 1:
             return one(cfg.seed.data)
-        return Parallel([one(cfg.seed.data + r) for r in range(cfg.replicates)], copies=self.sets)
+        # Replicate 0 sees what a single run sees; the others' orders are no other seed's.
+        seeds = [cfg.seed.data, *(entropy("replicate", cfg.seed.data, r) for r in range(1, cfg.replicates))]
+        return Parallel([one(s) for s in seeds], copies=self.sets)
 
 
 def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:

@@ -1,12 +1,17 @@
-"""Random generators that are functions of a key, so that nothing about randomness needs to be saved."""
+"""Random generators that are functions of a purpose and a key, so that nothing about randomness needs to be saved."""
 
 from __future__ import annotations
 
-import numpy as np
+import hashlib
+
 import torch
 
 
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator for this key alone; keys that differ anywhere give unrelated streams."""
-    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+def entropy(purpose: str, *key: int) -> int:
+    """A seed of 63 bits for this purpose and key; whatever differs in them gives an unrelated stream."""
+    return int.from_bytes(hashlib.sha256(repr((purpose, *map(int, key))).encode()).digest()[:8]) >> 1
+
+
+def generator(purpose: str, *key: int) -> torch.Generator:
+    """A CPU generator seeded with :func:`entropy`."""
+    return torch.Generator().manual_seed(entropy(purpose, *key))

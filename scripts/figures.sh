@@ -12,12 +12,14 @@ sweep() { core=$1; name=$2; shift 2
 
 mkdir -p "$OUT" docs
 (
-    sweep 0 mnist_figure6 dataset=mnist depth=4 'widths=[100,200,400,800]' steps=10000
     sweep 0 gaussians dataset=gaussians depth=5 'widths=[50,100,200,400,800,inf]' steps=30000 replicates=4
+    sweep 0 mnist_figure6 dataset=mnist depth=4 'widths=[100,200,400,800]' steps=10000
 ) &
 first=$!
-sweep 1 mnist_3layers dataset=mnist depth=3 'widths=[100,200,400,inf]' steps=30000 replicates=4
-sweep 1 mnist_4layers dataset=mnist depth=4 'widths=[100,200,400,inf]' steps=100000 replicates=4
+sweep 1 mnist_4layers dataset=mnist depth=4 'widths=[100,200,400,inf]' steps=100000 replicates=2 \
+    particles.first=2048
+sweep 1 mnist_3layers dataset=mnist depth=3 'widths=[100,200,400,inf]' steps=15000 replicates=4 \
+    particles.first=2048 particles.last=512
 wait "$first"
 
 picture() { mfrun plot "$OUT/$1" --out "docs/$1.png" --title "$2"; }
@@ -26,7 +28,7 @@ picture gaussians 'Isotropic Gaussians, 5 layers (Figure 5, top row)'
 picture mnist_3layers 'MNIST, 3 layers'
 picture mnist_4layers 'MNIST, 4 layers'
 mfrun plot "$OUT/gaussians" --metrics nonpositive --out docs/gaussians_nonpositive.png
-for name in gaussians mnist_3layers mnist_4layers; do
-    mfrun compare "$OUT/$name" | tee "docs/${name}_compare.txt"
-    cp "$OUT/$name/compare.png" "docs/${name}_compare.png"
-done
+compare() { mfrun compare "$OUT/$1" --metrics "$2" && cp "$OUT/$1/compare.png" "docs/$1_compare.png"; }
+compare gaussians population_loss,population_error
+compare mnist_3layers test_loss,test_error
+compare mnist_4layers test_loss,test_error

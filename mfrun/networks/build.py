@@ -108,8 +108,8 @@ def build(
     W: list[Tensor]
     if math.isinf(width):
         architecture.check(depth)
-        sets = (particles or Particles()).sets
-        W, b, p = _limit(architecture, init, depth, d, n_out, seed, replicates * sets, particles or Particles())
+        particles = particles or Particles()
+        W, b, p = _limit(architecture, init, depth, d, n_out, seed, replicates * particles.sets, particles)
     else:
         W, b, p = _finite(architecture, init, int(width), depth, d, n_out, seed, replicates)
 
@@ -132,7 +132,8 @@ def _finite(
     shapes = list(zip([*widths, n_out], [d, *widths], strict=True))
 
     def draw(r: int) -> tuple[list[Tensor], list[Tensor]]:
-        generators = [generator(seed, r, layer) for layer in range(depth)]
+        # The width is in the key: widths of one seed are independent, as an average over seeds assumes.
+        generators = [generator("initial weights", seed, n, r, layer) for layer in range(depth)]
         W = [
             init.law.sample(s, g).mul_(init.tau2).add_(init.mu2)
             for s, g in zip(shapes[1:], generators[1:], strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.networks.laws import Law
+from mfrun.seeds import entropy
 
 METHODS = ("sobol", "antithetic", "plain")
 
@@ -92,7 +93,7 @@ class Particles:
 
     def _sample(self, law: Law, m: int, count: int, seed: tuple[int, ...]) -> Tensor:
         """Equal-weight particles (count, m)."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(entropy("particles", *seed))
         if self.method == "sobol":
             with warnings.catch_warnings():
                 # A count that is no power of 2 only loses some balance.

@@ -69,7 +69,7 @@ class PopulationProblem(Problem):
         return Fresh(self.draw, batch, seed, self.dtype, self.device)
 
     def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
-        x, y = self.draw(generator(seed, 1), samples)
+        x, y = self.draw(generator("evaluation", seed), samples)
         x, y = x.to(self.device, self.dtype), y.to(self.device, self.dtype)
         return {"population": Evaluation(samples, lambda i, j: (x[i:j], y[None, i:j]))}
 
@@ -122,7 +122,7 @@ class FiniteProblem(Problem):
         count = len(self.data[split][0])
         index = torch.arange(count)
         if count > samples:
-            chosen = torch.randperm(count, generator=generator(seed, self.splits.index(split)))[:samples]
+            chosen = torch.randperm(count, generator=generator("evaluation", seed, self.splits.index(split)))[:samples]
             index = chosen.sort().values
         index = index.to(self.device)
         return Evaluation(len(index), lambda i, j: self.gather(index[i:j], split))

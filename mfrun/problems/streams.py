@@ -64,7 +64,7 @@ class Fresh(BlockStream):
         self.draw, self.size, self.seed, self.dtype, self.device = draw, batch, seed, dtype, device
 
     def _draw(self, block: int) -> None:
-        x, y = self.draw(generator(self.seed, block), BLOCK * self.size)
+        x, y = self.draw(generator("samples", self.seed, block), BLOCK * self.size)
         x = x.view(BLOCK, self.size, -1).to(self.device, self.dtype)
         # A batch's labels are contiguous, too: (BLOCK, 1, B).
         self._x, self._y = x, y.view(BLOCK, 1, self.size).to(self.device, self.dtype)
@@ -103,7 +103,7 @@ class Drawn(BlockStream):
     def _draw(self, block: int) -> None:
         many = BLOCK * self.size
         if self.order == "iid":
-            index = torch.randint(0, self.count, (many,), generator=generator(self.seed, block))
+            index = torch.randint(0, self.count, (many,), generator=generator("indices", self.seed, block))
         else:
             place, parts = block * many, []
             while many > 0:
@@ -116,7 +116,7 @@ class Drawn(BlockStream):
 
     def _shuffled(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            self._permutation = torch.randperm(self.count, generator=generator(self.seed, epoch))
+            self._permutation = torch.randperm(self.count, generator=generator("epoch", self.seed, epoch))
             self._epoch = epoch
         return self._permutation
 

@@ -90,7 +90,7 @@ def subnetworks(network: Dense, member: int, n: int, draws: int, seed: int) -> D
     chosen = []
     for l, neurons in enumerate(network.widths, 1):
         p = network.p[l].probabilities(neurons, member)
-        g = generator(seed, n, l)
+        g = generator("sub-networks", seed, n, l)
         chosen.append(torch.multinomial(p, draws * n, replacement=True, generator=g).view(draws, n))
     W = [network.W[0][member][chosen[0]]]
     for l in range(1, len(chosen)):
