@@ -33,7 +33,6 @@ from mfrun.run import RunDirectory, read_sweep, write_sweep
 # Hydra's flags that print something and train nothing, and those that a value follows.
 _PRINTING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
 _VALUED = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
-_HERE = {"train": "mfrun train", "sweep": "mfrun sweep"}
 # Told after Hydra has returned: (what, exit code) of the jobs of this process.
 _problems: dict[str, Any] = {}
 _failures: list[Exception] = []
@@ -186,7 +185,7 @@ def _hydra(command: str, argv: list[str]) -> None:
     """Hand over to Hydra, as if it had been called from the shell."""
     _failures.clear()
     config.store_schema()
-    before, sys.argv = sys.argv, [_HERE[command], *argv]
+    before, sys.argv = sys.argv, [f"mfrun {command}", *argv]
     # Without it, Hydra prints a traceback of its own and leaves; mfrun says what happened in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     GlobalHydra.instance().clear()

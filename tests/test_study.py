@@ -83,7 +83,7 @@ def test_rate_interval_covers_the_truth_under_noise(tmp_path: Path) -> None:
     assert s.fit_one.low < 0.5 < s.fit_one.high
     assert s.fit_one.high - s.fit_one.low < 0.3
     # Chance alone: the mean's gap is not above its noise (a 95 % statement for each width).
-    assert sum(g.flagged() for g in s.gaps) >= 3
+    assert sum(g.mean_flagged() for g in s.gaps) >= 3
 
 
 def test_gap_below_the_limits_own_error_is_flagged(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_gap_below_the_limits_own_error_is_flagged(tmp_path: Path) -> None:
     write_run(tmp_path / "b", 400, 1e-3)
     write_run(tmp_path / "c", math.inf, 0.0, bar=1e-2)
     curves, _ = load([str(tmp_path)], latest=False)
-    assert [g.flagged() for g in study(curves, "population_loss", 0.05, False).gaps] == [False, True]
+    assert [g.mean_flagged() for g in study(curves, "population_loss", 0.05, False).gaps] == [False, True]
 
 
 def test_compare_writes_table_csv_and_figure(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +128,61 @@ def test_compare_keeps_settings_apart(sweep: Path, capsys: pytest.CaptureFixture
     assert "[tau2=3]" in out
     frame = pd.read_csv(sweep / "compare.csv").groupby("init.tau2")["rate_of_one"].first()
     assert frame.to_dict() == pytest.approx({0.1: 1.0, 3.0: 0.5}, abs=1e-6)
+
+
+def test_runs_that_repeat_each_other_count_once(sweep: Path) -> None:
+    """A shorter copy of a run, and one with a replicate more, bring one new curve, not three."""
+    write_run(sweep / "again", 50, 3 / 50)
+    write_run(sweep / "more", 50, 3 / 50, replicates=2)
+    curves, _ = load([str(sweep)], latest=False)
+    assert curves[0].width == 50
+    assert curves[0].table("population_loss").shape[1] == 2
+
+
+def test_replicates_are_held_to_the_limit_on_their_own_data(tmp_path: Path) -> None:
+    """Data seeds shift limit and networks alike; only the 3/n is left."""
+    for seed, shift in ((0, 0.0), (1, 0.4)):
+        data = {"init": 0, "data": seed, "eval": 0}
+        for n in (50, 100):
+            write_run(tmp_path / f"{n}-{seed}", n, 3 / n + shift, seed=data)
+        write_run(tmp_path / f"inf-{seed}", math.inf, shift, bar=1e-6, seed=data)
+    curves, _ = load([str(tmp_path)], latest=False)
+    s = study(curves, "population_loss", 0.05, absolute=False)
+    assert s.fit_one.rate == pytest.approx(1.0, abs=1e-6)
+    assert [g.replicates for g in s.gaps] == [2, 2]
+
+
+def test_steps_are_a_setting_where_the_schedule_stretches(tmp_path: Path) -> None:
+    """Half a cosine over 10 steps and over 20 are two curves; constant rates over 10 and 20 are one."""
+    for name, expected in (("cosine", 2), ("constant", 1)):
+        for steps in (10, 20):
+            schedule = {"name": name} | ({"time": None} if name == "cosine" else {})
+            write_run(tmp_path / name / str(steps), 50, 0.1, steps=steps, schedule=schedule)
+        assert len(load([str(tmp_path / name)], latest=False)[0]) == expected
+
+
+def test_a_mean_ends_where_a_replicate_diverges(sweep: Path) -> None:
+    """The survivors' mean is no mean of all: the comparison ends there too."""
+    write_run(sweep / "width=25", 25, 3 / 25, replicates=2)
+    file = sweep / "width=25" / "metrics.csv"
+    frame = pd.read_csv(file)
+    frame.loc[(frame["step"] >= 100) & (frame["replicate"] == 1), "population_loss"] = np.inf
+    frame.to_csv(file, index=False)
+    curves, _ = load([str(sweep)], latest=False)
+    assert curves[0].table("population_loss").loc[100].isna().tolist() == [False, True]
+    s = study(curves, "population_loss", 0.05, absolute=False)
+    assert all(g.differences.index[-1] == 79 for g in s.gaps)
+
+
+def test_compare_leaves_out_what_cannot_be_compared(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A setting with one width is told and passed over."""
+    write_run(sweep / "alone", 50, 0.1, init={"tau2": 7.0})
+    assert _run(["compare", str(sweep), "--metrics", "population_loss", "--times", "1,10"]) == 0
+    captured = capsys.readouterr()
+    assert "left out: metric population_loss" in captured.err
+    assert "tau2=7" in captured.err
+    assert "k=100 " in captured.out
+    assert "k=1000" in captured.out
 
 
 @pytest.mark.parametrize(
@@ -197,7 +252,7 @@ def test_half_written_row_is_left_out(sweep: Path) -> None:
         (["plot", "{sweep}", "--widths", "77"], "no such width"),
         (["compare", "{sweep}/width=50"], "at least two widths"),
         (["compare", "{sweep}", "--tolerance", "-1"], "--tolerance"),
-        (["compare", "{sweep}", "--steps", "a"], "whole numbers"),
+        (["compare", "{sweep}", "--steps", "a"], "a list of numbers"),
         (["status", "nowhere"], "no such folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Scalar nonlinearities sigma and their derivatives, each as one fused pass over the pre-activations.
+"""Scalar nonlinearities sigma and their derivatives, where torch has it as one fused pass.
 
 ``forward`` writes sigma(h); ``backward`` writes g * sigma'(h), the product that every line of the scaled backward
 pass (Section 3.1) ends with. To add one: subclass :class:`Activation`, ``@register`` it, add

@@ -28,7 +28,7 @@ class Task(Enum):
         if self is Task.SIGN:
             return (y * yhat >= 0).logical_not_().squeeze(-2)
         if self is Task.CLASSES:
-            return yhat.argmax(-2) != y
+            return (yhat.argmax(-2) != y) | yhat.isnan().any(-2)
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,23 @@ def main(argv: list[str]) -> int:
     curves, folder = load(args.paths, args.latest)
     metrics = choose_metrics(curves, args.metrics)
     settings = list({repr(c.setting): c.setting for c in curves}.values())
-    studies = [
-        study([c for c in curves if c.setting == setting], metric, args.tolerance, args.absolute)
-        for setting in settings
-        for metric in metrics
-    ]
+    studies, skipped = [], []
+    for setting in settings:
+        for metric in metrics:
+            try:
+                alike = [c for c in curves if c.setting == setting]
+                studies.append(study(alike, metric, args.tolerance, args.absolute))
+            except UserError as error:
+                where = f" [{describe(setting)}]" if setting else ""
+                skipped.append(f"{error}{where}")
+    if not studies:
+        raise UserError(skipped[0])
+    # A setting without a metric, or with one width only, is no reason to be silent about the others.
+    for line in skipped:
+        print(f"left out: {line}", file=sys.stderr)
     out = Path(args.out) if args.out else folder
     out.mkdir(parents=True, exist_ok=True)
-    steps = _steps(args.steps, studies)
+    steps = _steps(args.steps, args.times, studies)
     frame = table(studies, steps)
     frame.to_csv(out / "compare.csv", index=False)
     print(text(studies, steps))
@@ -60,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--absolute", action="store_true", help="the tolerance is in the metric's own units")
     p.add_argument("--steps", metavar="K,K,...", help="steps at which to list the gap as well; the decades by default")
+    p.add_argument("--times", metavar="T,T,...", help="times t at which to list the gap as well")
     p.add_argument("--out", metavar="DIR", help="folder for compare.csv and the figure (the sweep's own)")
     p.add_argument("--format", choices=style.FORMATS, default="png", help="of the figure (png)")
     return p
@@ -78,18 +89,20 @@ def text(studies: list[Study], steps: list[int]) -> str:
         for g in s.gaps:
             horizon, one = g.horizon(s.tolerance), g.of_one()
             t, step = (f"{horizon[1]:.4g}", str(horizon[0])) if horizon else ("never", "never")
-            flag = "*" if g.flagged() else " "
-            row = f"{int(g.width):>6} {rms(g.of_mean()):>12.3g}{flag}{rms(g.noise()):>9.2g}  {rms(one):>10.3g}"
-            row += f" {t:>10} {step:>8}"
+            mean_flag, one_flag = ("*" if flagged else " " for flagged in (g.mean_flagged(), g.one_flagged()))
+            row = f"{int(g.width):>6} {rms(g.of_mean()):>12.3g}{mean_flag}{rms(g.noise()):>9.2g}  "
+            row += f"{rms(one):>10.3g}{one_flag}{t:>10} {step:>8}"
             for k in steps:
                 near = one.index[one.index <= k]
                 row += f" {one[near[-1]]:>9.2g}" if len(near) else f" {'-':>9}"
             lines.append(row)
         lines.append(f"  rate r in gap ~ n^-r: mean {_rate(s.fit_mean)}, one network {_rate(s.fit_one)}")
-        if any(g.flagged() for g in s.gaps):
+        if any(g.mean_flagged() or g.one_flagged() for g in s.gaps):
             lines.append(
                 "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
             )
+        if s.tolerance < rms(s.gaps[0].reference_bar):
+            lines.append("  the horizon's tolerance is below the reference's own error: more particles are needed")
     return "\n".join(lines)
 
 
@@ -100,14 +113,23 @@ def _rate(f: Fit) -> str:
     return f"{f.rate:.2f}{interval}"
 
 
-def _steps(given: str | None, studies: list[Study]) -> list[int]:
-    last = max(int(s.gaps[0].differences.index[-1]) for s in studies)
-    if given is None:
-        return [10**e for e in range(2, int(math.log10(max(last, 1))) + 1)]
+def _steps(steps: str | None, times: str | None, studies: list[Study]) -> list[int]:
+    """The steps at which gaps are listed: those asked for, by number or by time, else the decades."""
+    grid, t = studies[0].gaps[0].differences.index, studies[0].gaps[0].times
+    chosen = _numbers("--steps", steps)
+    for time in _numbers("--times", times):
+        reached = [int(k) for k in grid if t[k] <= time * (1 + 1e-9)]
+        chosen.append(reached[-1] if reached else int(grid[0]))
+    if steps is None and times is None:
+        chosen = [10**e for e in range(2, int(math.log10(max(int(grid[-1]), 1))) + 1)]
+    return sorted({int(k) for k in chosen})
+
+
+def _numbers(option: str, text: str | None) -> list[float]:
     try:
-        return [int(k) for k in given.split(",")]
+        return [float(k) for k in text.split(",")] if text else []
     except ValueError as error:
-        raise UserError(f"--steps {given}: a list of whole numbers, as in 100,1000") from error
+        raise UserError(f"{option} {text}: a list of numbers, as in 100,1000") from error
 
 
 def _figure(studies: list[Study], file: Path) -> None:
@@ -142,7 +164,7 @@ def _against_n(ax: Axes, s: Study) -> None:
         ("one network", [rms(g.of_one()) for g in s.gaps], s.fit_one, "o", "#2a5d9f"),
         ("mean", [rms(g.of_mean()) for g in s.gaps], s.fit_mean, "s", "#c2571a"),
     ):
-        filled = [colour if name == "one network" or not g.flagged() else "white" for g in s.gaps]
+        filled = [colour if name == "one network" or not g.mean_flagged() else "white" for g in s.gaps]
         ax.scatter(n, values, marker=marker, s=22, edgecolors=colour, facecolors=filled, linewidths=1.2, zorder=3)
         interval = f" [{f.low:.2f}, {f.high:.2f}]" if f.source else ""
         label = f"{name}: $r={f.rate:.2f}${interval}" if not math.isnan(f.rate) else name

@@ -65,9 +65,13 @@ class Gap:
             chance = t * self.differences.std(axis=1) / math.sqrt(self.replicates)
         return (chance**2 + self.reference_bar**2).pow(0.5)
 
-    def flagged(self) -> bool:
+    def mean_flagged(self) -> bool:
         """Whether the gap of the mean over the run is below what noise alone would make of it."""
         return bool(rms(self.of_mean()) <= rms(self.noise()))
+
+    def one_flagged(self) -> bool:
+        """Whether the gap of one network over the run is below the reference's own error."""
+        return bool(rms(self.of_one()) <= rms(self.reference_bar))
 
     def horizon(self, tolerance: float) -> tuple[int, float] | None:
         """(step, t) at which the gap of one network first exceeds the tolerance; None for never."""
@@ -117,7 +121,7 @@ def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) ->
         absolute: which of the two.
 
     Raises:
-        UserError: fewer than two widths.
+        UserError: fewer than two widths, or no step that all of them have.
     """
     curves = sorted((c for c in curves if metric in c.metrics()), key=lambda c: c.width)
     if len(curves) < 2:
@@ -133,10 +137,10 @@ def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) ->
         values = curve.table(metric)
         steps = values.index.intersection(truth.index)
         steps = steps[steps > 0]
-        # Replicates on data of their own are held to the limit on the same data.
-        paired = reference.width == math.inf and truth.shape[1] == values.shape[1] > 1
-        base = truth.loc[steps] if paired else truth.loc[steps].mean(axis=1)
-        differences = values.loc[steps] - base if paired else values.loc[steps].sub(base, axis=0)
+        # Each replicate is held to the reference on its own data, where there is one.
+        own = truth.loc[steps].T.groupby(level="data").mean().T
+        every = truth.loc[steps].mean(axis=1)
+        differences = pd.DataFrame({c: values.loc[steps, c] - own.get(c[0], every) for c in values.columns})
         differences = differences.dropna()
         if differences.empty:
             continue
@@ -159,7 +163,7 @@ def fit(gaps: list[Gap], measure: Callable[[Gap], float]) -> Fit:
     """Rate of a gap in n, by least squares of log gap on log n.
 
     The interval comes from a bootstrap over replicates where every width has at least four of them, else from the
-    line's residuals (at least three widths).
+    line's residuals (at least three widths). The reference's own error is not in it; it is what the flags are for.
     """
     n = np.array([g.width for g in gaps], dtype=float)
     values = np.array([measure(g) for g in gaps])
@@ -207,8 +211,10 @@ def table(studies: list[Study], steps: list[int]) -> pd.DataFrame:
                 "replicates": g.replicates,
                 "gap_of_mean": rms(mean),
                 "noise": rms(g.noise()),
-                "flagged": g.flagged(),
+                "mean_flagged": g.mean_flagged(),
                 "gap_of_one": rms(one),
+                "one_flagged": g.one_flagged(),
+                "reference_bar": rms(g.reference_bar),
                 "horizon_t": horizon[1] if horizon else "never",
                 "horizon_step": horizon[0] if horizon else "never",
                 "tolerance": s.tolerance,

@@ -28,18 +28,42 @@ TITLES = {
 
 
 @dataclass
+class Source:
+    """One run behind a curve.
+
+    Attributes:
+        frame: its metrics.
+        init: ``seed.init``.
+        data: ``seed.data``.
+        independent: whether every replicate saw data of its own.
+    """
+
+    frame: pd.DataFrame
+    init: int
+    data: int
+    independent: bool
+
+    def table(self, column: str) -> pd.DataFrame:
+        """A column by step (rows) and (data, init) (columns): what tells one replicate of any run from another."""
+        pivot = self.frame.pivot(index="step", columns="replicate", values=column)
+        labels = [(f"{self.data}/{r if self.independent else 0}", f"{self.init}/{r}") for r in pivot.columns]
+        pivot.columns = pd.MultiIndex.from_tuples(labels, names=["data", "init"])
+        return pivot
+
+
+@dataclass
 class Curve:
     """All replicates of one width with one setting of the other keys, over one or more runs.
 
     Attributes:
         width: n, or ``math.inf``.
         setting: the keys, other than the width, in which the compared runs differ.
-        frames: metrics of each run.
+        sources: the runs.
     """
 
     width: float
     setting: dict[str, Any]
-    frames: list[pd.DataFrame] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -49,33 +73,35 @@ class Curve:
     def metrics(self) -> list[str]:
         """Columns that hold a metric."""
         skipped = ("step", "t", "replicate", "wall_seconds")
-        return [c for c in map(str, self.frames[0]) if c not in skipped and not c.endswith("_bar")]
+        return [c for c in map(str, self.sources[0].frame) if c not in skipped and not c.endswith("_bar")]
 
     def table(self, metric: str) -> pd.DataFrame:
-        """The metric by step (rows) and replicate (columns, numbered through over the runs)."""
-        pivots = [f.pivot(index="step", columns="replicate", values=metric) for f in self.frames if metric in f]
-        if not pivots:
+        """The metric by step (rows) and replicate (columns, labelled by data and init). What diverged is NaN."""
+        found = self._tables(metric)
+        if not found:
             raise UserError(f"metric {metric}: not logged; there are {', '.join(self.metrics())}")
-        joined = pd.concat(pivots, axis=1)
-        joined.columns = pd.RangeIndex(joined.shape[1])
-        return joined.sort_index()
+        return found[0].replace([math.inf, -math.inf], math.nan)
 
     def bar(self, metric: str) -> pd.Series | None:
         """Half-width of the limit's own 95 % interval by step; None for finite widths."""
-        bars = [
-            f.pivot(index="step", columns="replicate", values=f"{metric}_bar")
-            for f in self.frames
-            if f"{metric}_bar" in f
-        ]
-        if not bars:
+        found = self._tables(f"{metric}_bar")
+        if not found:
             return None
         # Averages of independent replicates: their intervals shrink with the root of their number.
-        every = pd.concat(bars, axis=1)
-        return (every**2).sum(axis=1).pow(0.5) / every.shape[1]
+        return (found[0] ** 2).sum(axis=1).pow(0.5) / found[0].shape[1]
+
+    def _tables(self, column: str) -> list[pd.DataFrame]:
+        """The runs' tables side by side, or nothing. Runs that repeat each other count once, as the longest of them."""
+        tables = [s.table(column) for s in self.sources if column in s.frame]
+        if not tables:
+            return []
+        tables.sort(key=len, reverse=True)
+        joined = pd.concat(tables, axis=1).sort_index()
+        return [joined.loc[:, ~joined.columns.duplicated()]]
 
     def times(self) -> pd.Series:
         """Time t by step."""
-        every = pd.concat([f[["step", "t"]] for f in self.frames]).drop_duplicates("step")
+        every = pd.concat([s.frame[["step", "t"]] for s in self.sources]).drop_duplicates("step")
         return every.set_index("step")["t"].sort_index()
 
 
@@ -111,22 +137,30 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
             loaded.append((width, flatten({str(k): v for k, v in plain.items()}), frame))
     if not loaded:
         raise UserError(f"{', '.join(paths)}: no run here has written a row yet")
-    settings = [
-        {k: v for k, v in flat.items() if k not in (*REPEATED, "width", "widths") and not k.startswith("particles.")}
-        for _, flat, _ in loaded
-    ]
-    varying = [
-        key for key in dict.fromkeys(k for s in settings for k in s) if len({repr(s.get(key)) for s in settings}) > 1
-    ]
+    settings = [_setting(flat) for _, flat, _ in loaded]
+    # A key that some runs do not have (the particles of finite widths, another schedule's) says nothing about them.
+    values: dict[str, set[str]] = {}
+    for setting in settings:
+        for key, value in setting.items():
+            values.setdefault(key, set()).add(repr(value))
     curves: dict[tuple[str, float], Curve] = {}
-    for (width, _, frame), setting in zip(loaded, settings, strict=True):
-        # A key that one of the runs does not have (another schedule's, say) says nothing about it.
-        shown = {k: setting[k] for k in varying if k in setting}
-        curves.setdefault((repr(shown), width), Curve(width, shown)).frames.append(frame)
+    for (width, flat, frame), setting in zip(loaded, settings, strict=True):
+        shown = {k: v for k, v in setting.items() if len(values[k]) > 1}
+        seeds = (int(flat.get("seed.init", 0)), int(flat.get("seed.data", 0)))
+        source = Source(frame, *seeds, flat.get("replicate_data") == "independent")
+        curves.setdefault((repr(shown), width), Curve(width, shown)).sources.append(source)
     # Settings stay in the order in which their runs were found.
     order = {key: i for i, key in enumerate(dict.fromkeys(key for key, _ in curves))}
     folder = Path(paths[0]) if len(paths) == 1 else Path()
     return [curves[k] for k in sorted(curves, key=lambda k: (order[k[0]], k[1]))], folder
+
+
+def _setting(flat: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a run that are settings, not repetitions of one."""
+    # A longer run continues a shorter one, unless its schedule stretches with it.
+    stretches = flat.get("schedule.name") == "cosine" and flat.get("schedule.time") is None
+    left_out = [k for k in REPEATED if not (k == "steps" and stretches)]
+    return {k: v for k, v in flat.items() if k not in (*left_out, "width", "widths")}
 
 
 def describe(setting: dict[str, Any], keys: list[str] | None = None) -> str:

@@ -84,7 +84,8 @@ def _draw(ax: Axes, curve: Curve, metric: str, x: str, colour: Any, line: Any, l
     if log:
         values = values[values.index > 0]
     where = pd.Series(values.index, values.index) if x == "step" else curve.times().reindex(values.index)
-    mean = values.mean(axis=1)
+    # Where a replicate has diverged the mean is no mean of all of them any more: the curve ends there.
+    mean = values.mean(axis=1, skipna=False)
     # The limit lies above the finite curves, whatever the order of drawing.
     order = 10.0 if is_limit(curve) else 2.0
     look: dict[str, Any] = {"color": colour, "linestyle": line}

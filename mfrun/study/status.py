@@ -24,7 +24,7 @@ def table(runs: Iterable[RunDirectory]) -> str:
     for run in runs:
         status = run.status()
         step, steps = status.get("step", 0), status.get("steps", 0)
-        row = {"run": str(run.path), "state": status["state"], "step": f"{step}/{steps}" if steps else "-"}
+        row = {"run": str(run.path), "state": status["state"], "step": f"{step}/{steps}" if "steps" in status else "-"}
         metrics = {k: v for k, v in status.items() if k.endswith(("_loss", "_error"))}
         row |= {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in metrics.items()}
         if "steps_per_second" in status:
