@@ -443,7 +443,7 @@ def test_finite_networks_fall_onto_the_limit(L, activation, tau3):
 @pytest.mark.parametrize("tau3", [0.0, 0.5])
 @pytest.mark.parametrize("activation", [ReLU(), Tanh()], ids=["ReLU", "Tanh"])
 def test_discretisations_agree_within_their_bars(activation, tau3):
-    """Every method at two particle counts: each result lies within the bars of the finest one."""
+    """Every method at two particle counts agrees with the finest one within their bars."""
     results = {}
     for method, first in itertools.product(METHODS, (1024, 8192)):
         particles = Particles(first=first, last=1024, nodes=16 if first == 1024 else 24, sets=8, method=method)
@@ -451,8 +451,10 @@ def test_discretisations_agree_within_their_bars(activation, tau3):
         results[method, first] = (curve["loss"][0], curve["loss_bar"][0])
     print({k: f"{v[0]:.6f} +- {v[1]:.6f}" for k, v in results.items()})
     finest, its_bar = results["sobol", 8192]
-    for key, (loss, bar) in results.items():
-        assert abs(loss - finest) <= bar + its_bar, key
+    # A bar is a 95 % interval: one of six results may lie outside its own, none may lie outside twice of it.
+    distance = {key: abs(loss - finest) / (bar + its_bar) for key, (loss, bar) in results.items()}
+    assert sum(r > 1 for r in distance.values()) <= 1, distance
+    assert max(distance.values()) < 2, distance
     # Bars mean something: more particles shrink them, and they are small beside the loss. (With relu and random biases
     # the nodes of the biases make up the rest of the bar, and particles alone no longer shrink it.)
     for method in METHODS:
