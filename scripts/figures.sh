@@ -17,9 +17,9 @@ mkdir -p "$OUT" docs
 ) &
 first=$!
 sweep 1 mnist_4layers dataset=mnist depth=4 'widths=[100,200,400,inf]' steps=100000 replicates=2 \
-    particles.first=2048
+    particles.first=1024
 sweep 1 mnist_3layers dataset=mnist depth=3 'widths=[100,200,400,inf]' steps=15000 replicates=4 \
-    particles.first=2048 particles.last=512
+    particles.first=1024 particles.last=512
 wait "$first"
 
 picture() { mfrun plot "$OUT/$1" --out "docs/$1.png" --title "$2"; }

@@ -31,14 +31,14 @@ def main() -> None:
     args = p.parse_args()
     common = [f"threads={args.threads}", "width=inf"]
     if args.study != "mnist":
-        keys = [*common, "dataset=gaussians", "depth=5", "steps=2000"]
+        keys = [*common, "dataset=gaussians", "depth=5", "steps=1000", "evaluation.samples=4000"]
         # One coordinate in the last layer: its quadrature is exact for this purpose.
-        study("gaussians", keys, [128, 256, 512, 1024, 2048, 4096], 16384, 4, Path(args.out))
+        study("gaussians", keys, [128, 256, 512, 1024, 2048], 16384, 4, Path(args.out))
     if args.study != "gaussians":
         keys = [*common, "dataset=mnist", f"dataset.root={args.root}", "dataset.download=false", "depth=4"]
         # Ten coordinates in the last layer: it takes as many particles as the first.
-        keys += ["steps=2000", "evaluation.samples=2000", "particles.last=${particles.first}"]
-        study("mnist", keys, [256, 512, 1024, 2048], 16384, 2, Path(args.out))
+        keys += ["steps=1000", "evaluation.samples=1000", "particles.last=${particles.first}"]
+        study("mnist", keys, [256, 512, 1024, 2048], 8192, 2, Path(args.out))
 
 
 def study(name: str, keys: list[str], sizes: list[int], reference: int, seeds: int, out: Path) -> None:
