@@ -28,7 +28,8 @@ picture gaussians 'Isotropic Gaussians, 5 layers (Figure 5, top row)'
 picture mnist_3layers 'MNIST, 3 layers'
 picture mnist_4layers 'MNIST, 4 layers'
 mfrun plot "$OUT/gaussians" --metrics nonpositive --out docs/gaussians_nonpositive.png
-compare() { mfrun compare "$OUT/$1" --metrics "$2" && cp "$OUT/$1/compare.png" "docs/$1_compare.png"; }
-compare gaussians population_loss,population_error
-compare mnist_3layers test_loss,test_error
-compare mnist_4layers test_loss,test_error
+compare() { mfrun compare "$OUT/$1" --metrics "$2" --steps "$3" && cp "$OUT/$1/compare.png" "docs/$1_compare.png"; }
+compare gaussians population_loss,population_error 100,1000,10000,30000
+compare mnist_3layers test_loss,test_error 100,300,1000,3000,10000
+compare mnist_4layers test_loss,test_error 100,1000,3000,10000,30000,100000
+mfrun statics "$OUT/gaussians/width=inf" && cp "$OUT/gaussians/width=inf/statics.png" docs/gaussians_statics.png

@@ -33,7 +33,7 @@ def main() -> None:
     if args.study != "mnist":
         keys = [*common, "dataset=gaussians", "depth=5", "steps=1000", "evaluation.samples=4000"]
         # One coordinate in the last layer: its quadrature is exact for this purpose.
-        study("gaussians", keys, [128, 256, 512, 1024, 2048], 16384, 4, Path(args.out))
+        study("gaussians", keys, [256, 512, 1024, 2048, 4096], 16384, 4, Path(args.out))
     if args.study != "gaussians":
         keys = [*common, "dataset=mnist", f"dataset.root={args.root}", "dataset.download=false", "depth=4"]
         # Ten coordinates in the last layer: it takes as many particles as the first.
