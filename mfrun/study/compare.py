@@ -145,11 +145,13 @@ def _figure(studies: list[Study], file: Path) -> None:
             _positive(row[0], bar, **{**style.LIMIT, "linewidth": 1.0}, label=label)
         row[0].axhline(s.tolerance, color="0.5", linewidth=0.8, linestyle=":")
         row[0].set(title=f"{title(s.metric)}: gap of one network", xlabel="SGD step", xscale="log", yscale="log")
-        row[0].legend(fontsize=7)
         _against_n(row[1], s)
         _horizons(row[2], s)
         if s.setting:
             row[0].set_ylabel(describe(s.setting), fontsize=8)
+    # One legend for the curves of all rows, beside them: inside, it would hide some.
+    entries = {label: line for row in axes for line, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
+    figure.legend(list(entries.values()), list(entries), loc="outside right center")
     style.save(figure, file)
 
 
@@ -187,7 +189,7 @@ def _horizons(ax: Axes, s: Study) -> None:
     reached = [(n, h[1]) for n, h in found if h]
     never = [n for n, h in found if not h]
     if reached:
-        ax.plot(*zip(*reached, strict=True), "o", color="#2a5d9f", markersize=5, label=f"gap > {s.tolerance:.2g}")
+        ax.plot(*zip(*reached, strict=True), "o", color="#2a5d9f", markersize=5)
     if never:
         ax.plot(
             never, [end] * len(never), "^", color="#2a5d9f", fillstyle="none", markersize=7, label="never in the run"
@@ -195,5 +197,6 @@ def _horizons(ax: Axes, s: Study) -> None:
     ax.axhline(end, color="0.6", linewidth=0.8, linestyle=":")
     ax.set_yscale("log")
     style.log_ticks(ax, [n for n, _ in found])
-    ax.set(title="horizon $t$", xlabel="$n$")
-    ax.legend(fontsize=7)
+    ax.set(title=f"horizon $t$: gap > {s.tolerance:.2g}", xlabel="$n$")
+    if never:
+        ax.legend(fontsize=7)
