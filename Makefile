@@ -36,7 +36,7 @@ lint: $(READY) ## style and types
 
 check: lint test ## lint and test
 
-figures: $(READY) ## the runs and pictures of the README (about an hour and a half on 2 cores; DATA=folder of MNIST)
+figures: $(READY) ## the runs and pictures of the README (about an hour on 2 cores; DATA=folder of MNIST)
 	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh
 
 bench: $(READY) ## time of a step, finite and at n = infinity, against plain PyTorch and the matrix products
