@@ -25,6 +25,7 @@ from mfrun.run import RunDirectory
 from mfrun.seeds import entropy
 
 TestFunction = Callable[[Tensor, Tensor], Tensor]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass
@@ -107,7 +108,7 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
         UserError: the data cannot be read.
     """
     device = resolve_device(cfg.device)
-    dtype = {"float32": torch.float32, "float64": torch.float64}[cfg.dtype]
+    dtype = DTYPES[cfg.dtype]
     architecture = create("architecture", cfg.architecture, "architecture")
     activation = create("activation", cfg.activation, "activation")
     loss: Loss = create("loss", cfg.loss, "loss")
@@ -164,9 +165,8 @@ def load_problem(cfg: Config) -> Problem:
         ConfigError: bad keys.
         UserError: the data cannot be read.
     """
-    dtype = {"float32": torch.float32, "float64": torch.float64}[cfg.dtype]
     try:
-        return create("dataset", cfg.dataset, "dataset").load(dtype, resolve_device(cfg.device))
+        return create("dataset", cfg.dataset, "dataset").load(DTYPES[cfg.dtype], resolve_device(cfg.device))
     except ConfigError as error:
         if error.key.startswith(("dataset.", "device")):
             raise
@@ -187,8 +187,7 @@ def restore(run: RunDirectory) -> tuple[Experiment, Dense, int]:
         raise UserError(f"{run.path}: no state has been saved here yet")
     tensors, facts = found
     network = experiment.network()
-    for name, array in network.state().items():
-        array.copy_(tensors[name])
+    network.load(tensors)
     return experiment, network, int(facts["step"])
 
 

@@ -178,8 +178,7 @@ class _Loop:
             self.evaluated: set[int] = set()
             return
         tensors, facts = found
-        for name, array in self.network.state().items():
-            array.copy_(tensors[name])
+        self.network.load(tensors)
         self.step, self.seconds_before = facts["step"], facts["wall_seconds"]
         self.run.keep_rows({k for k in self.grid if k <= self.step})
         rows = self.run.metrics()

@@ -20,6 +20,8 @@ particle sets of the n = infinity network. Arrays are (S, neurons, batch), the p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -86,6 +88,11 @@ class Dense:
         if self.b is not None:
             named |= {f"b{i}": v for i, v in enumerate(self.b, 1)}
         return named
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the arrays of another network's :meth:`state`."""
+        for name, array in self.state().items():
+            array.copy_(tensors[name])
 
     def forward(self, x: Tensor, ws: Workspace) -> Tensor:
         """Forward pass, Eq. (38).

@@ -93,8 +93,8 @@ def text(studies: list[Study], steps: list[int]) -> str:
             row = f"{int(g.width):>6} {rms(g.of_mean()):>12.3g}{mean_flag}{rms(g.noise()):>9.2g}  "
             row += f"{rms(one):>10.3g}{one_flag}{t:>10} {step:>8}"
             for k in steps:
-                near = one.index[one.index <= k]
-                row += f" {one[near[-1]]:>9.2g}" if len(near) else f" {'-':>9}"
+                gap = g.one_at(k)
+                row += f" {'-':>9}" if math.isnan(gap) else f" {gap:>9.2g}"
             lines.append(row)
         lines.append(f"  rate r in gap ~ n^-r: mean {_rate(s.fit_mean)}, one network {_rate(s.fit_one)}")
         if any(g.mean_flagged() or g.one_flagged() for g in s.gaps):

@@ -25,7 +25,6 @@ from mfrun.study.curves import Curve
 
 # Of the bootstrap over replicates.
 RESAMPLES = 2000
-Z95 = 1.959964
 
 
 @dataclass
@@ -72,6 +71,11 @@ class Gap:
     def one_flagged(self) -> bool:
         """Whether the gap of one network over the run is below the reference's own error."""
         return bool(rms(self.of_one()) <= rms(self.reference_bar))
+
+    def one_at(self, step: int) -> float:
+        """Gap of one network at the last evaluation up to a step; NaN before the first."""
+        reached = self.of_one().loc[:step]
+        return float(reached.iloc[-1]) if len(reached) else math.nan
 
     def horizon(self, tolerance: float) -> tuple[int, float] | None:
         """(step, t) at which the gap of one network first exceeds the tolerance; None for never."""
@@ -154,19 +158,19 @@ def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) ->
     mean = truth.loc[common].mean(axis=1)
     scale = 1.0 if absolute else float(mean.max() - mean.min()) or 1.0
     result = Study(metric, curves[0].setting, reference.label, gaps, tolerance * scale)
-    result.fit_mean = fit(gaps, lambda g: _rms_of_mean(g.differences.to_numpy()))
-    result.fit_one = fit(gaps, lambda g: float(np.sqrt((g.differences.to_numpy() ** 2).mean())))
+    result.fit_mean, result.fit_one = fit(gaps, _mean_over_run), fit(gaps, _one_over_run)
     return result
 
 
-def fit(gaps: list[Gap], measure: Callable[[Gap], float]) -> Fit:
+def fit(gaps: list[Gap], measure: Callable[[np.ndarray], float]) -> Fit:
     """Rate of a gap in n, by least squares of log gap on log n.
 
     The interval comes from a bootstrap over replicates where every width has at least four of them, else from the
     line's residuals (at least three widths). The reference's own error is not in it; it is what the flags are for.
     """
     n = np.array([g.width for g in gaps], dtype=float)
-    values = np.array([measure(g) for g in gaps])
+    differences = [g.differences.to_numpy() for g in gaps]
+    values = np.array([measure(m) for m in differences])
     if len(gaps) < 2 or not (values > 0).all():
         return Fit()
     x = np.log(n)
@@ -176,10 +180,7 @@ def fit(gaps: list[Gap], measure: Callable[[Gap], float]) -> Fit:
         rng = np.random.default_rng(0)
         slopes = []
         for _ in range(RESAMPLES):
-            again = []
-            for g in gaps:
-                columns = rng.integers(0, g.replicates, g.replicates)
-                again.append(measure(Gap(g.width, g.differences.iloc[:, columns], g.times, g.reference_bar)))
+            again = [measure(m[:, rng.integers(0, m.shape[1], m.shape[1])]) for m in differences]
             if min(again) > 0:
                 slopes.append(-np.polyfit(x, np.log(again), 1)[0])
         result.low, result.high = (float(q) for q in np.quantile(slopes, (0.025, 0.975)))
@@ -195,8 +196,14 @@ def rms(values: pd.Series) -> float:
     return float(np.sqrt((values**2).mean()))
 
 
-def _rms_of_mean(differences: np.ndarray) -> float:
+def _mean_over_run(differences: np.ndarray) -> float:
+    """Gap of the mean over the run, from (steps, replicates)."""
     return float(np.sqrt((differences.mean(axis=1) ** 2).mean()))
+
+
+def _one_over_run(differences: np.ndarray) -> float:
+    """Gap of one network over the run, from (steps, replicates)."""
+    return float(np.sqrt((differences**2).mean()))
 
 
 def table(studies: list[Study], steps: list[int]) -> pd.DataFrame:
@@ -223,7 +230,6 @@ def table(studies: list[Study], steps: list[int]) -> pd.DataFrame:
             for name, f in (("mean", s.fit_mean), ("one", s.fit_one)):
                 row |= {f"rate_of_{name}": f.rate, f"rate_of_{name}_low": f.low, f"rate_of_{name}_high": f.high}
             for step in steps:
-                near = one.index[one.index <= step]
-                row[f"gap_of_one_at_{step}"] = float(one[near[-1]]) if len(near) else math.nan
+                row[f"gap_of_one_at_{step}"] = g.one_at(step)
             rows.append(row)
     return pd.DataFrame(rows)
