@@ -15,7 +15,7 @@ from mfrun.dynamics.schedules import Schedule
 from mfrun.errors import ConfigError, UserError
 from mfrun.networks.activations import Activation
 from mfrun.networks.build import DenseArchitecture, Init, build
-from mfrun.networks.dense import Dense
+from mfrun.networks.network import Network
 from mfrun.networks.particles import Particles
 from mfrun.problems.losses import Loss
 from mfrun.problems.problem import Problem
@@ -64,7 +64,7 @@ class Experiment:
         alike = math.isinf(self.cfg.width) and self.cfg.replicate_data == "shared"
         return 1 if alike else self.cfg.replicates
 
-    def network(self) -> Dense:
+    def network(self) -> Network:
         """The network at step 0."""
         cfg = self.cfg
         return build(
@@ -173,7 +173,7 @@ def load_problem(cfg: Config) -> Problem:
         raise ConfigError(f"dataset.{error.key}", error.value, error.allowed) from None
 
 
-def restore(run: RunDirectory) -> tuple[Experiment, Dense, int]:
+def restore(run: RunDirectory) -> tuple[Experiment, Network, int]:
     """A run's experiment, its network as last saved, and the step of that.
 
     Raises:

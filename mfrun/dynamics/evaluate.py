@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import scipy.stats
 import torch
 from torch import Tensor
 
-from mfrun.networks.dense import Dense, Workspace
+from mfrun.networks.network import Network
 from mfrun.problems.losses import Loss
 from mfrun.problems.problem import Evaluation
 from mfrun.problems.tasks import Task
@@ -42,9 +43,9 @@ class Evaluator:
         self, sets: Mapping[str, Evaluation], task: Task, loss: Loss, test_functions: Mapping[str, Averaged]
     ) -> None:
         self.sets, self.task, self.loss, self.test_functions = sets, task, loss, test_functions
-        self._workspaces: dict[int, Workspace] = {}
+        self._workspaces: dict[int, Any] = {}
 
-    def __call__(self, network: Dense) -> dict[str, list[float]]:
+    def __call__(self, network: Network) -> dict[str, list[float]]:
         """The metrics of each of the S networks, by column name."""
         columns: dict[str, list[float]] = {}
         nonpositive: list[Tensor] = []
@@ -58,9 +59,8 @@ class Evaluator:
                     add = values.expand(network.replicates, -1).sum(-1, dtype=torch.float64).cpu()
                     sums[name] = sums[name] + add if name in sums else add
                 if split == list(self.sets)[-1]:
-                    for l, total in enumerate(nonpositive):
-                        h = ws.h[l].view(network.replicates, network.widths[l], -1)
-                        total += network.p[l + 1].mean((h <= 0).to(h.dtype)).sum(-1, dtype=torch.float64).cpu()
+                    for total, add in zip(nonpositive, network.nonpositive(ws), strict=True):
+                        total += add.cpu()
             columns |= {f"{split}_{name}": (s / samples.count).tolist() for name, s in sums.items()}
         last = self.sets[list(self.sets)[-1]]
         return columns | {f"nonpositive_{l}": (s / last.count).tolist() for l, s in enumerate(nonpositive, 1)}
@@ -72,9 +72,9 @@ class Evaluator:
             values["error"] = errors
         return values | {name: phi(y, yhat) for name, phi in self.test_functions.items()}
 
-    def _workspace(self, network: Dense, batch: int) -> Workspace:
+    def _workspace(self, network: Network, batch: int) -> Any:
         if batch not in self._workspaces:
-            self._workspaces[batch] = Workspace(network, batch, backward=False)
+            self._workspaces[batch] = network.workspace(batch, backward=False)
         return self._workspaces[batch]
 
 

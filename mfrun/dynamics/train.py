@@ -15,7 +15,7 @@ from mfrun.config import CIRCUMSTANCES, Config, flatten, width_label
 from mfrun.dynamics.evaluate import Evaluator, grid, over_sets
 from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.experiment import Experiment, assemble
-from mfrun.networks.dense import Dense, Workspace
+from mfrun.networks.network import Network
 from mfrun.problems.problem import Problem
 from mfrun.problems.streams import BLOCK
 from mfrun.progress import Progress, say
@@ -69,7 +69,7 @@ class _Loop:
 
     def __init__(self, experiment: Experiment, run: RunDirectory, label: str) -> None:
         self.experiment, self.run, self.cfg, self.label = experiment, run, experiment.cfg, label
-        self.network: Dense = experiment.network()
+        self.network: Network = experiment.network()
         self.stream = experiment.stream()
         cfg = self.cfg
         self.evaluator = Evaluator(
@@ -88,7 +88,7 @@ class _Loop:
     def go(self) -> dict[str, Any]:
         """Train from the current step to the end."""
         cfg, loss, network = self.cfg, self.experiment.loss, self.network
-        ws = Workspace(network, cfg.batch)
+        ws = network.workspace(cfg.batch)
         evaluate_at = set(self.grid) - self.evaluated
         self.run.write_status("running", **self._facts())
         with _Signals() as signals, Progress(self.label, cfg.steps, self.step) as progress:

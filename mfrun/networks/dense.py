@@ -20,13 +20,12 @@ particle sets of the n = infinity network. Arrays are (S, neurons, batch), the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from mfrun.networks.activations import Activation
 from mfrun.networks.measures import Measure
+from mfrun.networks.network import Network
 
 
 class Workspace:
@@ -53,7 +52,7 @@ class Workspace:
             self.ones = self.ones.expand(network.replicates, batch, 1)
 
 
-class Dense:
+class Dense(Network):
     """S dense networks of one shape.
 
     Args:
@@ -89,10 +88,12 @@ class Dense:
             named |= {f"b{i}": v for i, v in enumerate(self.b, 1)}
         return named
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the arrays of another network's :meth:`state`."""
-        for name, array in self.state().items():
-            array.copy_(tensors[name])
+    def workspace(self, batch: int, backward: bool = True) -> Workspace:
+        return Workspace(self, batch, backward)
+
+    def nonpositive(self, ws: Workspace) -> list[Tensor]:
+        hidden = zip(self.widths, self.p[1:], ws.h, strict=False)
+        return [p.mean((h.view(self.replicates, n, -1) <= 0).to(h.dtype)).sum(-1) for n, p, h in hidden]
 
     def forward(self, x: Tensor, ws: Workspace) -> Tensor:
         """Forward pass, Eq. (38).

@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
     widths = _widths(args.widths)
     run = RunDirectory(args.run)
     experiment, network, step = restore(run)
+    if not isinstance(network, Dense):
+        raise UserError(f"{run.path}: sub-networks are drawn from dense networks")
     samples = list(experiment.problem.evaluation(experiment.cfg.seed.eval, args.samples).values())[-1]
     frame = measure(experiment, network, samples, widths, args.draws, args.seed)
     out = Path(args.out) if args.out else run.path
