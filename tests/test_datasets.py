@@ -39,7 +39,7 @@ def everything(problem: FiniteProblem, split: str) -> tuple[torch.Tensor, torch.
 def test_idx_files(tmp_path: Path, name: str, folder: str, dtype: str, accuracy: float) -> None:
     written = write_mnist(tmp_path, folder)
     problem = load(dtype, name=name, root=str(tmp_path), download=False)
-    assert (problem.d, problem.n_out, problem.task) == (784, 10, Task.CLASSES)
+    assert (problem.d, problem.n_out, problem.task, problem.image) == (784, 10, Task.CLASSES, (28, 28, 1))
     for split, (pixels, labels) in written.items():
         assert problem.data[split][0].dtype == torch.uint8  # a byte a pixel in memory
         x, y = everything(problem, split)
@@ -55,7 +55,7 @@ def test_cifar10_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(tv.CIFAR10, "test_list", [[n, sums[n]] for n, _ in tv.CIFAR10.test_list])
     monkeypatch.setattr(tv.CIFAR10, "meta", {**tv.CIFAR10.meta, "md5": sums["batches.meta"]})
     problem = load(name="cifar10", root=str(tmp_path), download=False)
-    assert (problem.d, problem.n_out) == (3072, 10)
+    assert (problem.d, problem.n_out, problem.image) == (3072, 10, (32, 32, 3))
     for split, (pixels, labels) in written.items():
         x, y = everything(problem, split)
         # torchvision moves the colours last; which pixel is which input does not matter to a dense layer, the set does.
@@ -174,14 +174,14 @@ def test_arrays_keep_numbers(tmp_path: Path, stored: type, dtype: str) -> None:
         expected = x[f"x_{split}"].astype(np.float64)
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-7 if dtype == "float32" else 1e-15)
         assert y.tolist() == arrays()[f"y_{split}"].tolist()
-    assert (problem.d, problem.n_out, problem.task) == (3, 3, Task.CLASSES)
+    assert (problem.d, problem.n_out, problem.task, problem.image) == (3, 3, Task.CLASSES, None)
 
 
 def test_arrays_scale_pixels(tmp_path: Path) -> None:
     pixels = {"x_train": images(0, 8, (2, 4, 3))[0], "x_test": images(1, 8, (2, 4, 3))[0]}
     problem = load(name="arrays", path=save(tmp_path, **pixels))
     assert problem.data["train"][0].dtype == torch.uint8
-    assert problem.d == 24
+    assert (problem.d, problem.image) == (24, (2, 4, 3))
     for split in ("train", "test"):
         np.testing.assert_allclose(everything(problem, split)[0].numpy(), scaled(pixels[f"x_{split}"]), atol=1e-6)
 

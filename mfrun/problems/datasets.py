@@ -75,14 +75,17 @@ class _Torchvision:
                 images = self._open(train)
             except Exception as error:  # torchvision raises whatever its reader or its download met
                 raise UserError(self._complaint(error)) from error
-            x = torch.as_tensor(images.data).reshape(len(images.data), -1)
+            x = torch.as_tensor(images.data)
             y = torch.as_tensor(images.targets, dtype=torch.int64)
             if x.dtype != torch.uint8 or len(x) != len(y) or len(x) == 0 or int(y.min()) < 0 or int(y.max()) > 9:
                 raise UserError(self._complaint(ValueError("images and labels do not fit together")))
             splits["train" if train else "test"] = (x, y)
-        if splits["train"][0].shape[1] != splits["test"][0].shape[1]:
+        shape = splits["train"][0].shape[1:]
+        if shape != splits["test"][0].shape[1:]:
             raise UserError(self._complaint(ValueError("the two splits have images of different sizes")))
-        return FiniteProblem(splits, Task.CLASSES, 10, dtype, device)
+        image = (shape[0], shape[1], shape[2] if len(shape) > 2 else 1)
+        rows = {split: (x.flatten(1), y) for split, (x, y) in splits.items()}
+        return FiniteProblem(rows, Task.CLASSES, 10, dtype, device, image)
 
     def _open(self, train: bool) -> Any:
         raise NotImplementedError
@@ -135,7 +138,8 @@ class CIFAR10(_Torchvision):
 class Arrays:
     """The user's own .npz with x_train, y_train, x_test, y_test.
 
-    x: one sample a row (further axes are flattened); uint8 is scaled to [-1, 1], floats are kept.
+    x: one sample a row, or images (N, H, W, C) (all axes but the first are flattened); uint8 is scaled to [-1, 1],
+        floats are kept.
     y: integers are class labels 0 .. C-1 (or signs, where all are -1 or +1); floats are regression targets.
 
     Attributes:
@@ -169,7 +173,9 @@ class Arrays:
         for s in ("train", "test"):
             if len(raw[f"y_{s}"]) != len(x[s]):
                 self._refuse(f"x_{s} has {len(x[s])} samples, y_{s} {len(raw[f'y_{s}'])}")
-        return FiniteProblem({s: (torch.from_numpy(x[s]), y[s]) for s in x}, task, n_out, dtype, device)
+        shapes = {raw[f"x_{s}"].shape[1:] for s in x}
+        image = next(iter(shapes)) if len(shapes) == 1 and raw["x_train"].ndim == 4 else None
+        return FiniteProblem({s: (torch.from_numpy(x[s]), y[s]) for s in x}, task, n_out, dtype, device, image)
 
     def _read(self) -> dict[str, np.ndarray]:
         names = [f"{a}_{s}" for a in "xy" for s in ("train", "test")]

@@ -24,12 +24,14 @@ class Problem(ABC):
         n_out: number of outputs that the labels ask for.
         task: the kind of labels.
         splits: names of the evaluated sets; the last one also gives the pre-activation statistics.
+        image: (H, W, C), where a sample is an image, flattened in this order; else None.
     """
 
     d: int
     n_out: int
     task: Task
     splits: tuple[str, ...]
+    image: tuple[int, int, int] | None = None
 
     @abstractmethod
     def stream(self, seed: int, batch: int, order: str) -> Stream:
@@ -83,6 +85,7 @@ class FiniteProblem(Problem):
         n_out: outputs that the labels ask for.
         dtype: of the batches.
         device: where everything lives.
+        image: (H, W, C), where x is an image.
     """
 
     splits = ("train", "test")
@@ -94,8 +97,9 @@ class FiniteProblem(Problem):
         n_out: int,
         dtype: torch.dtype,
         device: torch.device,
+        image: tuple[int, int, int] | None = None,
     ) -> None:
-        self.task, self.n_out, self.dtype, self.device = task, n_out, dtype, device
+        self.task, self.n_out, self.dtype, self.device, self.image = task, n_out, dtype, device, image
         self.data = {}
         for split, (x, y) in data.items():
             y = y if y.dtype == torch.int64 else y.to(dtype)
