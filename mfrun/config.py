@@ -67,6 +67,7 @@ class Config:
     alpha: float = 0.01
     batch: int = 100
     steps: int = 10000
+    budget: float = 1.0
     sampling: str = "iid"
     seed: SeedConfig = field(default_factory=SeedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -74,12 +75,24 @@ class Config:
     device: str = "auto"
     threads: int | None = None
     checkpoint_seconds: float = 60.0
+    keep_checkpoints: int = 0
+    title: str | None = None
     dir: str = ""
     resume: bool = False
 
 
 # How a run is carried out, not what it computes: these may differ when it is resumed.
-CIRCUMSTANCES = ("widths", "device", "threads", "checkpoint_seconds", "dir", "resume")
+CIRCUMSTANCES = (
+    "widths",
+    "budget",
+    "device",
+    "threads",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+    "title",
+    "dir",
+    "resume",
+)
 
 CHOICES = {
     "replicate_data": ("shared", "independent"),
@@ -135,7 +148,7 @@ def check(node: DictConfig) -> Config:
     assert isinstance(cfg, Config)
     cfg.width = parse_width(cfg.width)
     cfg.widths = [parse_width(w, "widths") for w in cfg.widths]
-    minima = {"depth": 2, "replicates": 1, "batch": 1, "steps": 0}
+    minima = {"depth": 2, "replicates": 1, "batch": 1, "steps": 0, "keep_checkpoints": 0}
     minima |= {"evaluation.points_per_decade": 1, "evaluation.samples": 1}
     minima |= {f"seed.{k}": 0 for k in ("init", "data", "eval")}
     for key, least in minima.items():
@@ -152,6 +165,9 @@ def check(node: DictConfig) -> Config:
             raise ConfigError(f"init.{key}", getattr(cfg.init, key), "must be a finite number")
     if not 0 < cfg.alpha < math.inf:
         raise ConfigError("alpha", cfg.alpha, "a learning rate is a finite number > 0")
+    if not 0 < cfg.budget <= 1:
+        raise ConfigError("budget", cfg.budget, "a fraction of the steps lies in (0, 1]")
+    cfg.steps = _budgeted(cfg.steps, cfg.budget)
     if cfg.threads is not None and cfg.threads < 1:
         raise ConfigError("threads", cfg.threads, "must be at least 1, or null for all cores")
     if not cfg.checkpoint_seconds > 0:
@@ -177,11 +193,18 @@ def content(node: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(node, resolve=True)
     assert isinstance(plain, dict)
     kept = {str(k): v for k, v in plain.items() if k not in CIRCUMSTANCES}
+    # The steps themselves, so that budget=1 on resume goes on to the full length.
+    kept["steps"] = _budgeted(plain["steps"], plain["budget"])
     width = parse_width(kept["width"])
     kept["width"] = "inf" if math.isinf(width) else int(width)
     if not math.isinf(width):
         del kept["particles"]
     return kept
+
+
+def _budgeted(steps: int, budget: float) -> int:
+    """The steps that a fraction ``budget`` of them leaves, at least one of any."""
+    return max(min(steps, 1), round(steps * budget))
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

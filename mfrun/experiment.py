@@ -173,22 +173,35 @@ def load_problem(cfg: Config) -> Problem:
         raise ConfigError(f"dataset.{error.key}", error.value, error.allowed) from None
 
 
-def restore(run: RunDirectory) -> tuple[Experiment, Network, int]:
-    """A run's experiment, its network as last saved, and the step of that.
+def restore(run: RunDirectory, step: int | None = None) -> tuple[Experiment, Network, int]:
+    """A run's experiment, its network as last saved (or as saved at a step), and the step of that.
 
     Raises:
-        UserError: no run there, or no state saved yet.
+        UserError: no run there, or no such state.
     """
     node = OmegaConf.merge(OmegaConf.structured(Config), run.config())
     assert isinstance(node, DictConfig)
     experiment = assemble(check(node))
-    found = run.load_state()
-    if found is None:
-        raise UserError(f"{run.path}: no state has been saved here yet")
-    tensors, facts = found
     network = experiment.network()
+    return experiment, network, load_into(network, run, step)
+
+
+def load_into(network: Network, run: RunDirectory, step: int | None = None) -> int:
+    """Give a network the arrays of a saved state, the newest or that of a step; returns the state's step.
+
+    Raises:
+        UserError: no such state.
+    """
+    found = run.load_state(step=step)
+    if found is None:
+        saved = run.saved_steps()
+        if step is None or not saved:
+            raise UserError(f"{run.path}: no state has been saved here yet")
+        there = ", ".join(map(str, saved))
+        raise UserError(f"{run.path}: no state of step {step}; there are {there} (keep_checkpoints= keeps more)")
+    tensors, facts = found
     network.load(tensors)
-    return experiment, network, int(facts["step"])
+    return int(facts["step"])
 
 
 def resolve_device(name: str) -> torch.device:

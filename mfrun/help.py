@@ -44,7 +44,9 @@ def text(command: str) -> str:
         groups.append(f"\n  {folder.name}=")
         for file in sorted(folder.glob("*.yaml")):
             groups.append(f"    {file.stem:<14}{_title(file)}")
-            groups += [f"      {key:<27}{description}" for key, description in _keys(file, folder.name)]
+            # A preset has no keys of its own.
+            shown = [] if folder.name == "figure" else _keys(file, folder.name)
+            groups += [f"      {key:<27}{description}" for key, description in shown]
     for key, description in _keys(root / "config.yaml", None):
         keys.append(f"  {key:<32}{description}")
     return "\n".join(

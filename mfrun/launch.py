@@ -82,6 +82,8 @@ def sweep(argv: list[str]) -> int:
         base = _compose([_each(o)[0] for o in _parse(overrides)], flags)
 
     parsed = _parse(overrides)
+    given = {o.key_or_group for o in parsed}
+    parsed = [*(o for o in _parse(_sweeper_params(overrides, flags)) if o.key_or_group not in given), *parsed]
     if not any(o.key_or_group == "width" for o in parsed):
         widths = [config.width_label(config.parse_width(w, "widths")) for w in base.widths]
         if not widths:
@@ -102,7 +104,7 @@ def sweep(argv: list[str]) -> int:
         _refuse_orphans(top, names)
 
     lasting = [o for o in overrides if _parse([o])[0].key_or_group not in ("resume", "dir")]
-    write_sweep(top, {"overrides": lasting, "swept": _swept_keys(parsed)})
+    write_sweep(top, {"overrides": lasting, "swept": _swept_keys(parsed), "title": base.title})
     arguments = [_line(o) for o in parsed if o.key_or_group != "dir"]
     subdir = ",".join(f"{k}={_value_of(k)}" for k in _swept_keys(parsed))
     with Runs(len(jobs)):
@@ -201,6 +203,7 @@ def _only_prints(command: str, argv: list[str]) -> bool:
         print(help.text(command))
         return True
     if any(a.split("=")[0] in _PRINTING for a in argv):
+        argv = [_translate(a) for a in argv]
         args = _arguments(argv)
         if args.cfg or args.info:
             _compose([_each(o)[0] for o in _parse(args.overrides)], _split(argv)[0], complete=False)
@@ -233,13 +236,17 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
         elif word.startswith("-"):
             flags.append(word)
         else:
-            # Hydra's two keys for the output folder are one here; a preset is asked for with or without a plus.
-            word = re.sub(r"^\+figure=", "figure=", re.sub(r"^hydra\.(run|sweep)\.dir=", "dir=", word))
+            word = _translate(word)
             # A sweep's folders are called width=50,..., which Hydra's grammar only takes in quotes.
             if word.startswith("dir=") and word[4:5] not in ("'", '"'):
                 word = f"dir={_quote(word[4:])}"
             overrides.append(word)
     return flags, overrides
+
+
+def _translate(word: str) -> str:
+    """Hydra's two keys for the output folder are one here; a preset is asked for with or without a plus."""
+    return re.sub(r"^\+figure=", "figure=", re.sub(r"^hydra\.(run|sweep)\.dir=", "dir=", word))
 
 
 def _parse(overrides: list[str]) -> list[Override]:
@@ -269,14 +276,7 @@ def _compose(overrides: list[str], flags: list[str], complete: bool = True) -> D
         flags: Hydra's flags.
         complete: refuse keys that have no value yet.
     """
-    args = _arguments(flags)
-    config.store_schema()
-    extra = []
-    if args.config_dir:
-        if not Path(args.config_dir).is_dir():
-            raise UserError(f"--config-dir {args.config_dir}: no such folder")
-        extra = [f"hydra.searchpath=[{_quote('file://' + str(Path(args.config_dir).resolve()))}]"]
-    name = args.config_name or "config"
+    name, extra = _source(flags)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
         try:
@@ -292,6 +292,28 @@ def _compose(overrides: list[str], flags: list[str], complete: bool = True) -> D
     except OmegaConfBaseException as error:
         raise ConfigError(str(error.full_key or "config"), "?", reason(error)) from error
     return node
+
+
+def _source(flags: list[str]) -> tuple[str, list[str]]:
+    """The name of the configuration that Hydra's flags ask for, and the overrides that --config-dir stands for."""
+    args = _arguments(flags)
+    config.store_schema()
+    if not args.config_dir:
+        return args.config_name or "config", []
+    if not Path(args.config_dir).is_dir():
+        raise UserError(f"--config-dir {args.config_dir}: no such folder")
+    folder = _quote("file://" + str(Path(args.config_dir).resolve()))
+    return args.config_name or "config", [f"hydra.searchpath=[{folder}]"]
+
+
+def _sweeper_params(overrides: list[str], flags: list[str]) -> list[str]:
+    """The keys that a preset sweeps over, KEY=A,B, as Hydra's ``hydra.sweeper.params`` holds them."""
+    name, extra = _source(flags)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
+        single = [_each(o)[0] for o in _parse(overrides)]
+        node = compose(name, overrides=[*single, *extra], return_hydra_config=True)
+    return [f"{key}={values}" for key, values in (OmegaConf.select(node, "hydra.sweeper.params") or {}).items()]
 
 
 def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:

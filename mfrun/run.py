@@ -3,7 +3,8 @@
     config.yaml                  the resolved configuration
     metrics.csv                  one row an evaluation (and replicate); on disk before training goes on
     state-00001000.safetensors   the trained arrays at step 1000
-    state-00001000.json          its commit: step, checksum; written last, so that it never names an incomplete file
+    state-00001000.json          its commit: step, checksum; written last, so that it never names an incomplete file.
+                                 The newest two states stay, and those that keep_checkpoints names
     status.json                  running, finished, diverged, interrupted or failed; step, speed
     run.lock                     held by the process that trains
     sweep.yaml                   in the folder above, where the run is part of a sweep
@@ -151,28 +152,44 @@ class RunDirectory:
 
     # -- state ----------------------------------------------------------------------------------------------------
 
-    def save_state(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Write the trained arrays and what else a resumed run needs, atomically."""
+    def save_state(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: bool = False) -> None:
+        """Write the trained arrays and what else a resumed run needs, atomically.
+
+        Args:
+            step: SGD updates so far.
+            tensors: the trained arrays by name.
+            facts: what else :meth:`load_state` is to give back.
+            keep: for good; other states than these go when two newer ones are there.
+        """
         from safetensors.torch import save
 
         data = save(tensors)
-        name = f"state-{step:08d}"
+        name = _state(step)
         write_atomically(self.path / f"{name}.safetensors", data)
-        commit = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), **facts}
+        commit = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "keep": keep, **facts}
         write_atomically(self.path / f"{name}.json", json.dumps(commit, indent=1))
         for old in self._states()[KEPT_STATES:]:
+            if _kept(old):
+                continue
             old.unlink(missing_ok=True)
             old.with_suffix(".safetensors").unlink(missing_ok=True)
 
-    def load_state(self, warn: Any = print) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest state that is whole, with its facts; None where there is none.
+    def saved_steps(self) -> list[int]:
+        """The steps of the states that are there, in order."""
+        return sorted(int(f.stem.partition("-")[2]) for f in self._states())
+
+    def load_state(self, warn: Any = print, step: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest state that is whole, or that of one step, with its facts; None where there is none.
 
         Args:
             warn: told, in a line, of every damaged state that is passed over.
+            step: only the state of this step will do.
         """
         from safetensors.torch import load
 
         for commit in self._states():
+            if step is not None and commit.stem != _state(step):
+                continue
             try:
                 facts = json.loads(commit.read_text())
                 data = commit.with_suffix(".safetensors").read_bytes()
@@ -180,7 +197,8 @@ class RunDirectory:
                     return load(data), facts
             except (OSError, ValueError, KeyError):
                 pass
-            warn(f"{commit.with_suffix('.safetensors')} is damaged; going back to the state before it")
+            instead = "; going back to the state before it" if step is None else ""
+            warn(f"{commit.with_suffix('.safetensors')} is damaged{instead}")
         return None
 
     def _states(self) -> list[Path]:
@@ -285,6 +303,18 @@ def write_atomically(file: Path, data: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _state(step: int) -> str:
+    return f"state-{step:08d}"
+
+
+def _kept(commit: Path) -> bool:
+    """Whether a state was saved for good."""
+    try:
+        return bool(json.loads(commit.read_text()).get("keep"))
+    except (OSError, ValueError):
+        return False
 
 
 def _number(value: Any) -> Any:

@@ -106,3 +106,14 @@ def grid(steps: int, points_per_decade: int) -> list[int]:
     decades = math.log10(steps)
     inner = {round(10 ** (i / points_per_decade)) for i in range(math.floor(decades * points_per_decade) + 1)}
     return sorted({0, steps} | {k for k in inner if k <= steps})
+
+
+def kept_steps(evaluated: list[int], per_decade: int) -> set[int]:
+    """The steps whose states are kept for good: the evaluated ones nearest to a coarser grid.
+
+    Args:
+        evaluated: :func:`grid`.
+        per_decade: states in each decade of steps; 0 for none.
+    """
+    wanted = grid(evaluated[-1], per_decade) if per_decade else []
+    return {min(evaluated, key=lambda k: abs(k - step)) for step in wanted}

@@ -12,7 +12,7 @@ import torch
 
 from mfrun import __version__
 from mfrun.config import CIRCUMSTANCES, Config, flatten, width_label
-from mfrun.dynamics.evaluate import Evaluator, grid, over_sets
+from mfrun.dynamics.evaluate import Evaluator, grid, kept_steps, over_sets
 from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.experiment import Experiment, assemble
 from mfrun.networks.network import Network
@@ -79,6 +79,7 @@ class _Loop:
             experiment.test_functions,
         )
         self.grid = grid(cfg.steps, cfg.evaluation.points_per_decade)
+        self.kept = kept_steps(self.grid, cfg.keep_checkpoints)
         self.step, self.seconds_before = 0, 0.0
         self.latest: dict[str, float] = {}
         self._restore()
@@ -167,7 +168,7 @@ class _Loop:
     def _save(self) -> None:
         if self.step != self.saved_step:
             facts = {"wall_seconds": self._seconds(), "version": __version__, "torch": torch.__version__}
-            self.run.save_state(self.step, self.network.state(), facts)
+            self.run.save_state(self.step, self.network.state(), facts, keep=self.step in self.kept)
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def _restore(self) -> None:
