@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ from mfrun.networks.activations import Activation
 from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.network import Network
 from mfrun.networks.particles import Particles
+from mfrun.networks.scaling import Scaling
 from mfrun.problems.losses import Loss
 from mfrun.problems.problem import Problem
 from mfrun.problems.streams import Parallel, Stream
@@ -36,9 +37,10 @@ class Experiment:
         cfg: the configuration.
         problem: the law P.
         loss: L.
-        schedule: xi(t).
+        schedule: xi(t), its multipliers times the scaling's rates.
         test_functions: phi(y, yhat) by name.
         particles: the discretisation of n = infinity.
+        scaling: powers of n of multipliers, deviations and rates.
     """
 
     cfg: Config
@@ -50,6 +52,7 @@ class Experiment:
     architecture: DenseArchitecture
     activation: Activation
     init: Init
+    scaling: Scaling
     dtype: torch.dtype
     device: torch.device
 
@@ -78,6 +81,7 @@ class Experiment:
             seed=cfg.seed.init,
             replicates=self.replicates,
             particles=self.particles,
+            scaling=self.scaling,
             dtype=self.dtype,
             device=self.device,
         )
@@ -119,8 +123,8 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     law = find("law", cfg.init.law, "init.law")()
     init = Init(law, cfg.init.tau1, cfg.init.mu2, cfg.init.tau2, cfg.init.mu3, cfg.init.tau3)
     architecture.check(cfg.depth)
-    if not math.isinf(cfg.width):
-        architecture.widths(int(cfg.width), cfg.depth)
+    scaling: Scaling = create("scaling", cfg.scaling, "scaling")
+    schedule = _scaled(schedule, scaling, architecture, cfg)
     test_functions: dict[str, TestFunction] = {}
     for name in cfg.evaluation.test_functions:
         column = name.rpartition(":")[2]
@@ -137,8 +141,31 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
         )
     _try(test_functions, problem)
     return Experiment(
-        cfg, problem, loss, schedule, test_functions, particles, architecture, activation, init, dtype, device
+        cfg, problem, loss, schedule, test_functions, particles, architecture, activation, init, scaling, dtype, device
     )
+
+
+def _scaled(schedule: Schedule, scaling: Scaling, architecture: DenseArchitecture, cfg: Config) -> Schedule:
+    """The schedule with the scaling's rates in its multipliers.
+
+    Raises:
+        ConfigError: the widths do not fit, or the scaling does not fit the width or the initial law.
+    """
+    name = cfg.scaling["name"]
+    if math.isinf(cfg.width):
+        if not scaling.is_mean_field:
+            raise ConfigError("width", "inf", f"is the mean field limit; with scaling={name} a width is a whole number")
+        return schedule
+    widths = architecture.widths(int(cfg.width), cfg.depth)
+    if scaling.is_mean_field:
+        return schedule
+    if not isinstance(architecture, DenseArchitecture):
+        raise ConfigError("scaling", name, f"is for dense layers; {cfg.architecture['name']} ones take mean_field")
+    if scaling.zero_mean and cfg.init.mu2 != 0:
+        raise ConfigError("init.mu2", cfg.init.mu2, f"must be 0 with scaling={name}, where sums of n such weights grow")
+    multipliers = schedule.multipliers or [1.0] * cfg.depth
+    rates = scaling.factors(widths).rates
+    return replace(schedule, multipliers=[m * r for m, r in zip(multipliers, rates, strict=True)])
 
 
 def _try(test_functions: dict[str, TestFunction], problem: Problem) -> None:

@@ -29,6 +29,7 @@ _HOMES = {
     "architecture": "mfrun.networks.build",
     "activation": "mfrun.networks.activations",
     "law": "mfrun.networks.laws",
+    "scaling": "mfrun.networks.scaling",
     "schedule": "mfrun.dynamics.schedules",
 }
 

@@ -14,6 +14,7 @@ from mfrun.networks.dense import Dense
 from mfrun.networks.laws import Law
 from mfrun.networks.measures import Measure
 from mfrun.networks.particles import Particles, Types
+from mfrun.networks.scaling import MeanField, Scaling
 from mfrun.registry import register
 from mfrun.seeds import generator
 
@@ -59,7 +60,8 @@ class DenseArchitecture:
 class Init:
     """Initial law of Section 4.2.1.
 
-    (W_1)_ij ~ (0, tau1^2 / d);  (W_l)_ij and beta ~ (mu2, tau2^2);  biases ~ (mu3, tau3^2): mean, variance.
+    (W_1)_ij ~ (0, tau1^2 / d);  (W_l)_ij and beta ~ (mu2, tau2^2);  biases ~ (mu3, tau3^2): mean, variance. A scaling
+    other than the mean field one makes the deviations powers of n.
     """
 
     law: Law
@@ -82,6 +84,7 @@ def build(
     seed: int = 0,
     replicates: int = 1,
     particles: Particles | None = None,
+    scaling: Scaling | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Dense:
@@ -99,6 +102,7 @@ def build(
         replicates: S, how many independent initialisations are stacked. At n = infinity each of them consists of
             ``particles.sets`` independent particle sets, so that the stack has S * sets members.
         particles: the discretisation of n = infinity; ignored for finite widths.
+        scaling: the mean field one by default; n = infinity has no other.
         dtype: of the weights. Draws are made in float64, so that precisions start from the same network.
         device: where the network lives. Draws are made on the CPU, so that devices start from the same network.
 
@@ -111,7 +115,7 @@ def build(
         particles = particles or Particles()
         W, b, p = _limit(architecture, init, depth, d, n_out, seed, replicates * particles.sets, particles)
     else:
-        W, b, p = _finite(architecture, init, int(width), depth, d, n_out, seed, replicates)
+        W, b, p = _finite(architecture, init, int(width), depth, d, n_out, seed, replicates, scaling or MeanField())
 
     def ready(array: Tensor) -> Tensor:
         return array.to(dtype=dtype, device=device).contiguous()
@@ -125,32 +129,43 @@ def build(
 
 
 def _finite(
-    architecture: DenseArchitecture, init: Init, n: int, depth: int, d: int, n_out: int, seed: int, replicates: int
+    architecture: DenseArchitecture,
+    init: Init,
+    n: int,
+    depth: int,
+    d: int,
+    n_out: int,
+    seed: int,
+    replicates: int,
+    scaling: Scaling,
 ) -> tuple[list[Tensor], list[Tensor], list[Measure]]:
-    """I.i.d. weights and the uniform measure."""
+    """I.i.d. weights and, under the mean field scaling, the uniform measure."""
     widths = architecture.widths(n, depth)
+    f = scaling.factors(widths)
     shapes = list(zip([*widths, n_out], [d, *widths], strict=True))
 
     def draw(r: int) -> tuple[list[Tensor], list[Tensor]]:
         # The width is in the key: widths of one seed are independent, as an average over seeds assumes.
         generators = [generator("initial weights", seed, n, r, layer) for layer in range(depth)]
+        taus = [init.tau1 / math.sqrt(d)] + [init.tau2] * (depth - 1)
+        means = [0.0] + [init.mu2] * (depth - 1)
         W = [
-            init.law.sample(s, g).mul_(init.tau2).add_(init.mu2)
-            for s, g in zip(shapes[1:], generators[1:], strict=True)
+            init.law.sample(shape, g).mul_(tau * deviation).add_(mean).div_(unit)
+            for shape, g, tau, deviation, mean, unit in zip(
+                shapes, generators, taus, f.deviations, means, f.units, strict=True
+            )
         ]
-        W.insert(0, init.law.sample(shapes[0], generators[0]).mul_(init.tau1 / math.sqrt(d)))
-        b = [
-            init.law.sample((k, 1), g).mul_(init.tau3).add_(init.mu3) for k, g in zip(widths, generators, strict=False)
-        ]
+        b = [init.law.sample((k, 1), g) for k, g in zip(widths, generators, strict=False)]
         # The average of theta_3 over the n_L neurons of the last layer (Eq. 38).
-        theta3 = init.law.sample((n_out, widths[-1]), generators[-1])
-        b.append(theta3.mean(1, keepdim=True).mul_(init.tau3).add_(init.mu3))
+        b.append(init.law.sample((n_out, widths[-1]), generators[-1]).mean(1, keepdim=True))
+        for v, deviation, unit in zip(b, f.bias_deviations, f.bias_units, strict=True):
+            v.mul_(init.tau3 * deviation).add_(init.mu3).mul_(unit)
         return W, b
 
     draws = [draw(r) for r in range(replicates)]
     W = [torch.stack([w[l] for w, _ in draws]) for l in range(depth)]
     b = [torch.stack([v[l] for _, v in draws]) for l in range(depth)]
-    return W, b, [Measure.uniform(k) for k in widths]
+    return W, b, [Measure(scale) for scale in f.p]
 
 
 def _limit(

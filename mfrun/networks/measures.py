@@ -18,7 +18,8 @@ class Measure:
     """p_l = ``scale`` * ``weights``, over the K neurons of a layer.
 
     Attributes:
-        scale: a number common to all neurons, free of cost: matrix products take it as their ``alpha``.
+        scale: a number common to all neurons, free of cost: matrix products take it as their ``alpha``. Without weights
+            it is 1/K, but for the multipliers of other scalings than the mean field one.
         weights: shape (1, K, 1) or (S, K, 1) for S networks side by side; None stands for ones.
     """
 
@@ -43,7 +44,9 @@ class Measure:
 
     def mean(self, a: Tensor) -> Tensor:
         """Average of (S, K, B) over the neurons: (S, B), float64."""
-        return self.scale * (a if self.weights is None else a * self.weights).sum(-2).double()
+        if self.weights is None:
+            return 1.0 / a.shape[-2] * a.sum(-2).double()
+        return self.scale * (a * self.weights).sum(-2).double()
 
     def probabilities(self, neurons: int, member: int = 0) -> Tensor:
         """The measure of one of the stacked networks as a vector (neurons,) that sums to 1, float64, on the CPU."""
