@@ -16,6 +16,7 @@ and see how their learning curves reach the limit.
   mfrun compare RUN_OR_SWEEP ... gap to the limit for each width, its rate in n, and how long it stays small
   mfrun statics RUN              sub-networks drawn from a trained network against the whole (Appendix B)
   mfrun status DIR               how the runs below DIR stand
+  mfrun data DATASET             fetch and verify a data set; compute VGG16 features
   mfrun completion SHELL         completion code for bash, zsh or fish
   mfrun COMMAND --help           keys or options of a command
 
@@ -120,6 +121,12 @@ def _status(argv: list[str]) -> int:
     return status.main(argv)
 
 
+def _data(argv: list[str]) -> int:
+    from mfrun import data
+
+    return data.main(argv)
+
+
 def _completion(argv: list[str]) -> int:
     from mfrun import completion
 
@@ -139,6 +146,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "statics": _statics,
     "status": _status,
+    "data": _data,
     "completion": _completion,
     "_complete": _complete,
 }

@@ -1,7 +1,7 @@
 """``mfrun completion bash``: code for the shell, which asks the hidden ``mfrun _complete LINE`` for what may come next.
 
-Keys, groups and options of ``train`` and ``sweep`` are Hydra's own completion over ``conf/``. No command is run, and
-torch is not imported: an answer must come at the press of a key.
+Keys, groups and options of ``train``, ``sweep`` and ``data`` are Hydra's own completion over ``conf/``. No command is
+run, and torch is not imported: an answer must come at the press of a key.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ complete -c mfrun -a '(mfrun _complete (commandline -cp) 2>/dev/null)'
 OPTIONS = {
     "train": ("--help", "--cfg", "--info", "--config-dir", "--debug"),
     "sweep": ("--help", "--cfg", "--info", "--config-dir", "--debug"),
+    "data": ("--help", "--config-dir", "--debug"),
     "completion": tuple(SCRIPTS),
 }
 
@@ -73,7 +74,17 @@ def candidates(line: str, commands: Commands) -> list[str]:
     command, word = words[0], words[-1]
     if word.startswith("-") or command == "completion":
         return _starting(OPTIONS.get(command) or _options(command, commands), word)
+    if command == "data":
+        return _data(words[1:])
     return _overrides(words[1:]) if command in ("train", "sweep") else []
+
+
+def _data(words: list[str]) -> list[str]:
+    """The name of a data set first, then its keys."""
+    *before, last = words
+    if not before:
+        return [f.removeprefix("dataset=") for f in _overrides([f"dataset={last}"])]
+    return _overrides([f"dataset={before[0]}", *before[1:], last])
 
 
 def _starting(names: tuple[str, ...] | list[str], word: str) -> list[str]:

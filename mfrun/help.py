@@ -41,17 +41,23 @@ def text(command: str) -> str:
     root = conf_dir()
     groups, keys = [], []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name != "hydra"):
-        groups.append(f"\n  {folder.name}=")
-        for file in sorted(folder.glob("*.yaml")):
-            groups.append(f"    {file.stem:<14}{_title(file)}")
-            # A preset has no keys of its own.
-            shown = [] if folder.name == "figure" else _keys(file, folder.name)
-            groups += [f"      {key:<27}{description}" for key, description in shown]
+        groups += [f"\n  {folder.name}=", *options(folder.name)]
     for key, description in _keys(root / "config.yaml", None):
         keys.append(f"  {key:<32}{description}")
     return "\n".join(
         [USAGE[command], "\nKeys, with their defaults:", *keys, "\nGroups, their options and keys:", *groups, "", FLAGS]
     )
+
+
+def options(group: str) -> list[str]:
+    """A line for each option of a group, and one for each of its keys."""
+    lines = []
+    for file in sorted((conf_dir() / group).glob("*.yaml")):
+        lines.append(f"    {file.stem:<14}{_title(file)}")
+        # A preset has no keys of its own.
+        shown = [] if group == "figure" else _keys(file, group)
+        lines += [f"      {key:<27}{description}" for key, description in shown]
+    return lines
 
 
 def _title(file: Path) -> str:

@@ -21,16 +21,16 @@ from mfrun.errors import ConfigError
 T = TypeVar("T")
 
 _COMPONENTS: dict[str, dict[str, Any]] = {}
-# Where each kind is defined; importing the module fills its part of the table.
-_HOMES = {
-    "dataset": "mfrun.problems.datasets",
-    "loss": "mfrun.problems.losses",
-    "test_function": "mfrun.problems.test_functions",
-    "architecture": "mfrun.networks.build",
-    "activation": "mfrun.networks.activations",
-    "law": "mfrun.networks.laws",
-    "scaling": "mfrun.networks.scaling",
-    "schedule": "mfrun.dynamics.schedules",
+# Where each kind is defined; importing the modules fills its part of the table.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "dataset": ("mfrun.problems.datasets", "mfrun.problems.features"),
+    "loss": ("mfrun.problems.losses",),
+    "test_function": ("mfrun.problems.test_functions",),
+    "architecture": ("mfrun.networks.build",),
+    "activation": ("mfrun.networks.activations",),
+    "law": ("mfrun.networks.laws",),
+    "scaling": ("mfrun.networks.scaling",),
+    "schedule": ("mfrun.dynamics.schedules",),
 }
 
 _WORDS = {
@@ -63,7 +63,8 @@ def find(kind: str, name: object, key: str) -> Any:
     Raises:
         ConfigError: no such component.
     """
-    importlib.import_module(_HOMES[kind])
+    for home in _HOMES[kind]:
+        importlib.import_module(home)
     table = _COMPONENTS[kind]
     if isinstance(name, str) and ":" in name:
         module, _, attribute = name.partition(":")

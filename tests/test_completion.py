@@ -38,6 +38,9 @@ BIN = Path(sys.executable).parent
         ("mfrun train --conf", {"--config-dir"}),
         ("mfrun completion ", {"bash", "zsh", "fish"}),
         ("mfrun status out", set()),
+        ("mfrun data m", {"mnist"}),
+        ("mfrun data cifar10_vgg16 dataset.w", {"dataset.weights="}),
+        ("mfrun data arrays dataset.path=a.npz thr", {"threads="}),
         ("mfrun nonsense ", set()),
     ],
 )
@@ -53,6 +56,7 @@ def test_commands_and_keys() -> None:
         "compare",
         "statics",
         "status",
+        "data",
         "completion",
     }
     keys = completion.candidates("mfrun train ", COMMANDS)

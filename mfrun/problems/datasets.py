@@ -5,11 +5,14 @@ To add one: a class here with ``load``, ``@register``, and one YAML file in ``co
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -60,6 +63,10 @@ class _Torchvision:
         download: fetch the files where they are missing.
     """
 
+    # What the published set holds: images in the training and the test split, and their shape.
+    counts: ClassVar[tuple[int, int]]
+    image: ClassVar[tuple[int, int, int]]
+
     root: str = "data"
     download: bool = True
 
@@ -87,7 +94,32 @@ class _Torchvision:
         rows = {split: (x.flatten(1), y) for split, (x, y) in splits.items()}
         return FiniteProblem(rows, Task.CLASSES, 10, dtype, device, image)
 
+    def verify(self, problem: FiniteProblem) -> str:
+        """Hold what :meth:`load` read to the published set.
+
+        Returns:
+            What was compared, in words.
+
+        Raises:
+            UserError: this is another set, or a part of it.
+        """
+        counts = tuple(len(y) for _, y in problem.data.values())
+        if (counts, problem.image) != (self.counts, self.image):
+            here, there = (
+                f"{c[0]} + {c[1]} images of {i}" for c, i in ((counts, problem.image), (self.counts, self.image))
+            )
+            raise UserError(f"dataset.root={self.root}: {here}, but {type(self).__name__} has {there}")
+        return f"counts and sizes are those of the published set; {self._checksums()}"
+
     def _open(self, train: bool) -> Any:
+        raise NotImplementedError
+
+    def _checksums(self) -> str:
+        """What was held to the checksums that torchvision knows.
+
+        Raises:
+            UserError: they differ.
+        """
         raise NotImplementedError
 
     def _complaint(self, error: Exception) -> str:
@@ -100,9 +132,36 @@ class _Torchvision:
         return f"dataset.root={self.root}: no readable {name} files in {Path(self.root).resolve()} ({first}); {hint}"
 
 
+@dataclass
+class _Idx(_Torchvision):
+    """MNIST and its kind. torchvision knows the md5 of the four packed files; what it reads are the unpacked ones."""
+
+    counts = (60000, 10000)
+    image = (28, 28, 1)
+
+    def _checksums(self) -> str:
+        images, held = self._open(True), 0
+        for name, md5 in images.resources:
+            packed = Path(images.raw_folder, name)
+            if not packed.is_file():
+                continue
+            data = packed.read_bytes()
+            try:
+                whole = hashlib.md5(data).hexdigest() == md5
+                whole = whole and gzip.decompress(data) == packed.with_suffix("").read_bytes()
+            except (OSError, EOFError, zlib.error):
+                whole = False
+            if not whole:
+                raise UserError(
+                    f"{packed}: not the published file, or not that beside it; remove both to fetch them again"
+                )
+            held += 1
+        return f"{held} of {len(images.resources)} files agree with archives of the published md5"
+
+
 @register("dataset", "mnist")
 @dataclass
-class MNIST(_Torchvision):
+class MNIST(_Idx):
     """Handwritten digits, d = 784, 10 classes (Section 4.2.1)."""
 
     def _open(self, train: bool) -> Any:
@@ -113,7 +172,7 @@ class MNIST(_Torchvision):
 
 @register("dataset", "fashion_mnist")
 @dataclass
-class FashionMNIST(_Torchvision):
+class FashionMNIST(_Idx):
     """Clothing, in MNIST's format."""
 
     def _open(self, train: bool) -> Any:
@@ -127,10 +186,16 @@ class FashionMNIST(_Torchvision):
 class CIFAR10(_Torchvision):
     """Small colour photographs, d = 3072, 10 classes (Section 4.2.1)."""
 
+    counts = (50000, 10000)
+    image = (32, 32, 3)
+
     def _open(self, train: bool) -> Any:
         from torchvision import datasets
 
         return datasets.CIFAR10(self.root, train=train, download=self.download)
+
+    def _checksums(self) -> str:
+        return "every file has the published md5"  # torchvision reads no other
 
 
 @register("dataset", "arrays")
