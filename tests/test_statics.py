@@ -5,34 +5,38 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mfrun.cli import _run
 from mfrun.experiment import restore
 from mfrun.networks.activations import Tanh
 from mfrun.networks.build import DenseArchitecture, Init, build
-from mfrun.networks.dense import Dense, Workspace
+from mfrun.networks.dense import Dense
 from mfrun.networks.laws import Normal
-from mfrun.networks.measures import Measure
 from mfrun.networks.particles import Particles
 from mfrun.run import RunDirectory
-from mfrun.study.statics import subnetworks
+from mfrun.study.statics import measure
+from mfrun.study.subnetworks import empirical_measure, subnetworks
 
 INIT = Init(Normal(), 1.4, 1.0, 0.7, 0.1, 0.5)
 
 
-def network(width: float) -> Dense:
-    """Three hidden layers with biases, two outputs, float64."""
+def network(width: float, biases: bool = True) -> Dense:
+    """Two stacked networks of three hidden layers, two outputs, float64."""
     small = Particles(first=64, last=64, nodes=4, sets=2)
     return build(
-        DenseArchitecture(),
+        DenseArchitecture(biases=biases),
         Tanh(),
         INIT,
         width=width,
         depth=4,
         d=3,
         n_out=2,
+        replicates=1 if math.isinf(width) else 2,
         particles=small,
         dtype=torch.float64,
     )
@@ -40,15 +44,31 @@ def network(width: float) -> Dense:
 
 def forward(net: Dense, x: torch.Tensor) -> torch.Tensor:
     """yhat (S, n_out, B)."""
-    return net.forward(x, Workspace(net, len(x), backward=False)).view(net.replicates, net.n_out, -1).clone()
+    return net.forward(x, net.workspace(len(x), backward=False)).view(net.replicates, net.n_out, -1).clone()
 
 
-def test_a_network_and_its_own_empirical_measure_agree() -> None:
-    """Behind Eq. (54): a finite network is the particle system of its empirical measure, to rounding."""
+@given(width=st.sampled_from([5, math.inf]), n=st.integers(1, 40), seed=st.integers(0, 1000), biases=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_a_network_and_its_own_empirical_measure_agree(width: float, n: int, seed: int, biases: bool) -> None:
+    """Behind Eq. (54): a drawn network, which has copies of neurons, is the particle system of its types."""
+    net, x = network(width, biases), torch.randn(5, 3, dtype=torch.float64)
+    drawn = subnetworks(net, 1, n, 2, seed)
+    system = empirical_measure(drawn, 1)
+    assert forward(system, x)[0].numpy() == pytest.approx(forward(drawn, x)[1].numpy(), rel=1e-11, abs=1e-12)
+    # As many types as different neurons were drawn, weighted by their copies.
+    assert system.widths[0] == len(torch.unique(drawn.W[0][1], dim=0))
+    assert all(k <= min(n, whole) for k, whole in zip(system.widths, net.widths, strict=True))
+    for l, k in enumerate(system.widths, 1):
+        copies = system.p[l].probabilities(k) * n
+        assert copies.numpy() == pytest.approx(copies.round().numpy(), abs=1e-9)
+
+
+def test_a_network_without_copies_is_its_own_empirical_measure() -> None:
+    """No type is lost: nine neurons are nine types of weight 1/9."""
     net, x = network(9), torch.randn(5, 3, dtype=torch.float64)
-    weights = [torch.full((1, 9, 1), 1 / 9, dtype=torch.float64)] * 3
-    same = Dense(net.W, net.b, [Measure(1.0, w) for w in weights], net.activation)
-    assert forward(net, x) == pytest.approx(forward(same, x).numpy(), rel=1e-13)
+    system = empirical_measure(net, 0)
+    assert system.widths == [9, 9, 9]
+    assert forward(net, x)[0].numpy() == pytest.approx(forward(system, x)[0].numpy(), rel=1e-12)
 
 
 @pytest.mark.parametrize("width", [7, math.inf])
@@ -95,6 +115,58 @@ def test_rates_of_a_trained_limit(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (run / "statics.png").stat().st_size > 5_000
 
 
+def test_two_layers_have_a_known_answer(tmp_path: Path) -> None:
+    """With one hidden layer, yhat_n is an average of n draws of beta a(x): the squared loss exceeds the whole's by the
+    average over x of Var_p(beta a(x)) / n, and E|yhat_n - yhat| is sqrt(2 / pi) standard deviations over sqrt n."""
+    run, keys = tmp_path / "run", ["depth=2", "steps=20", "dataset.d=4", "dtype=float64", "threads=1", "init.tau2=1"]
+    assert _run(["train", *keys, "width=60", "evaluation.samples=100", f"dir={run}"]) == 0
+    experiment, net, _ = restore(RunDirectory(run))
+    (samples,) = experiment.problem.evaluation(0, 100).values()
+    ((x, _),) = list(samples)
+    neurons = net.W[1][0].T * torch.relu(net.W[0][0] @ x.T + net.b[0][0])
+    variance = neurons.var(0, correction=0)
+    frame = measure(experiment, net, samples, [4, 64], 2000, seed=3).set_index("n")
+    for n in (4, 64):
+        assert abs(frame["loss_gap"][n] - float(variance.mean()) / n) < 4.5 * frame["loss_gap_se"][n]
+    known = math.sqrt(2 / math.pi / 64) * float(variance.sqrt().mean())
+    assert frame["difference"][64] == pytest.approx(known, rel=0.02)
+
+
+def test_rates_are_followed_through_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--step all takes every state that is kept; --step K the one of K, drawn and measured alike."""
+    run, small = tmp_path / "run", ["--widths", "4,8,16,32", "--draws", "16", "--samples", "50"]
+    keys = ["depth=3", "steps=100", "dataset.d=3", "evaluation.samples=50", "threads=1", "keep_checkpoints=1"]
+    assert _run(["train", *keys, "width=30", f"dir={run}"]) == 0
+    assert RunDirectory(run).saved_steps() == [0, 1, 10, 79, 100]
+    assert _run(["statics", str(run), "--step", "all", *small]) == 0
+    out = capsys.readouterr().out
+    frame = pd.read_csv(run / "statics.csv")
+    assert frame["step"].unique().tolist() == [0, 1, 10, 79, 100]
+    assert frame["t"].tolist() == pytest.approx((frame["step"] * 0.001).tolist())
+    assert "Eq. (54)" in out
+    assert (run / "statics.png").stat().st_size > 10_000
+    assert _run(["statics", str(run), "--step", "10", *small, "--out", str(tmp_path / "ten")]) == 0
+    ten = pd.read_csv(tmp_path / "ten" / "statics.csv")
+    pd.testing.assert_frame_equal(ten, frame[frame["step"] == 10].reset_index(drop=True))
+    capsys.readouterr()
+    assert _run(["statics", str(run), "--step", "11", *small]) == 2
+    assert "no state of step 11; there are 0, 1, 10, 79, 100" in capsys.readouterr().err
+
+
+def test_kept_states_outlive_a_resumed_run(tmp_path: Path) -> None:
+    """What was kept stays, whatever the run that goes on keeps; the others make room."""
+    run, keys = (
+        tmp_path / "run",
+        ["dataset.d=3", "width=4", "evaluation.samples=20", "threads=1", f"dir={tmp_path}/run"],
+    )
+    assert _run(["train", *keys, "steps=100", "keep_checkpoints=1", "budget=0.2"]) == 0
+    assert RunDirectory(run).saved_steps() == [0, 1, 10, 16, 20]
+    assert _run(["train", *keys, "resume=true", "budget=1", "keep_checkpoints=0"]) == 0
+    # 20 was the end of the shorter run, which is kept.
+    assert RunDirectory(run).saved_steps() == [0, 1, 10, 20, 79, 100]
+    assert RunDirectory(run).config().steps == 100
+
+
 def test_restored_network_is_the_one_that_was_saved(tmp_path: Path) -> None:
     """Its loss is the last row's."""
     run = tmp_path / "run"
@@ -111,7 +183,13 @@ def test_restored_network_is_the_one_that_was_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "words"),
-    [(["statics", "nowhere"], "no such file"), (["statics", "nowhere", "--widths", "0"], "at least 1")],
+    [
+        (["statics", "nowhere"], "no such file"),
+        (["statics", "nowhere", "--widths", "0"], "at least 1"),
+        (["statics", "nowhere", "--step", "-1"], "the step of a saved state, or all"),
+        (["train", "keep_checkpoints=-1"], "keep_checkpoints=-1: must be at least 0"),
+        (["train", "budget=0"], "lies in (0, 1]"),
+    ],
 )
 def test_bad_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line, exit code 2."""

@@ -1,12 +1,12 @@
 """``mfrun statics``: sub-networks sampled from a trained network (Section 4.1 and Appendix B).
 
-Any trained network is a measure: its layer l has neurons of types i with probabilities p_l,i. Drawing n neurons of each
-layer i.i.d. from p_l and keeping their mutual weights, W_l[j, i] = the entry of the two types drawn, gives the finite
-network of Appendix B.2. Its output differs from the whole network's by
+A sub-network of n neurons a layer, drawn from the measure that a trained network is, differs from the whole by
 
     E |yhat_n - yhat| = O(sum_l n_l^-1/2)      (Eq. 66)
 
-and its expected loss exceeds the whole network's by at most a multiple of that (Eq. 64).
+and its expected loss exceeds the whole network's by at most a multiple of that (Eq. 64). With the states that
+``keep_checkpoints`` keeps, both rates are followed through training. The other half of Section 4.1, behind Eq. (54), is
+exact: a finite network and the particle system of its own empirical measure have one expected loss.
 """
 
 from __future__ import annotations
@@ -16,20 +16,29 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import scipy.stats
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from mfrun.errors import UserError
-from mfrun.experiment import Experiment, restore
-from mfrun.networks.dense import Dense, Workspace
-from mfrun.networks.measures import Measure
+from mfrun.experiment import Experiment, load_into, restore
+from mfrun.networks.dense import Dense
 from mfrun.problems.problem import Evaluation
 from mfrun.run import RunDirectory
-from mfrun.seeds import generator
 from mfrun.study import style
+from mfrun.study.subnetworks import empirical_measure, in_float64, subnetworks
+
+# Column of the table, what it is called in print and in a picture, the power of n that it should fall with.
+QUANTITIES = (
+    ("difference", "E|yhat_n - yhat|", r"$E|\hat y_n - \hat y|$", 0.5),
+    ("loss_gap", "gap in expected loss", "gap in expected loss", 1.0),
+)
+
+POINT = "#2a5d9f"
 
 
 def main(argv: list[str]) -> int:
@@ -37,20 +46,44 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     widths = _widths(args.widths)
     run = RunDirectory(args.run)
-    experiment, network, step = restore(run)
+    asked = _step(args.step)
+    experiment, network, newest = restore(run, asked if isinstance(asked, int) else None)
     if not isinstance(network, Dense):
         raise UserError(f"{run.path}: sub-networks are drawn from dense networks")
+    if not experiment.scaling.is_mean_field:
+        raise UserError(f"{run.path}: its scaling is not mean_field; its layers are no measures to draw from")
+    steps = run.saved_steps() if asked == "all" else [newest]
     samples = list(experiment.problem.evaluation(experiment.cfg.seed.eval, args.samples).values())[-1]
-    frame = measure(experiment, network, samples, widths, args.draws, args.seed)
+    frames = []
+    for step in steps:
+        load_into(network, run, step)
+        frames.append(measure(experiment, network, samples, widths, args.draws, args.seed))
+        frames[-1].insert(0, "step", step)
+        frames[-1].insert(1, "t", step * experiment.cfg.alpha)
+    frame = pd.concat(frames, ignore_index=True)
     out = Path(args.out) if args.out else run.path
-    frame.to_csv(out / "statics.csv", index=False)
-    print(f"{run.path}, step {step}: sub-networks of n neurons a layer against the whole, {args.draws} draws each")
-    print(frame.to_string(index=False, float_format="{:.3g}".format))
-    for column, words in (("difference", "E|yhat_n - yhat|"), ("loss_gap", "gap in expected loss")):
-        f = rate(frame, column)
-        print(f"{words} ~ n^-{f[0]:.2f} [{f[1]:.2f}, {f[2]:.2f}]" if f else f"{words}: no rate to be told")
-    _figure(frame, out / f"statics.{args.format}")
-    print(f"\n{out / 'statics.csv'}\n{out / f'statics.{args.format}'}")
+    out.mkdir(parents=True, exist_ok=True)
+    csv, picture = out / "statics.csv", out / f"statics.{args.format}"
+    frame.to_csv(csv, index=False)
+    when = f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} states, steps {steps[0]} to {steps[-1]}"
+    print(f"{run.path}, {when}: sub-networks of n neurons a layer against the whole, {args.draws} draws each")
+    if len(steps) == 1:
+        print(frame.drop(columns=["step", "t"]).to_string(index=False, float_format="{:.3g}".format))
+        for column, words, _, _ in QUANTITIES:
+            f = rate(frame, column)
+            print(f"{words} ~ n^-{f[0]:.2f} [{f[1]:.2f}, {f[2]:.2f}]" if f else f"{words}: no rate to be told")
+        _at_one_step(frame, picture)
+    else:
+        followed = rates(frame)
+        print("rates r in ~ n^-r, with their 95 % intervals")
+        print(_text(followed))
+        _through_training(frame, followed, picture)
+    types, own, of_measure = identity(experiment, network, samples, widths[-1], args.seed)
+    print(
+        f"Eq. (54): a network of n = {widths[-1]} drawn at step {steps[-1]} has expected loss {own:.6g}, its empirical "
+        f"measure ({', '.join(map(str, types))} types) the same to {abs(own - of_measure):.1g}"
+    )
+    print(f"\n{csv}\n{picture}")
     return 0
 
 
@@ -62,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "and their loss are from its own: Section 4.1 and Appendix B of the paper predict n^-1/2.",
     )
     p.add_argument("run", metavar="RUN", help="folder of a run: n = infinity, or a wide network")
+    p.add_argument("--step", default="newest", metavar="K|all", help="a saved state, or all of them (the newest)")
     p.add_argument("--widths", default="16,32,64,128,256,512", help="comma-separated n (16,32,64,128,256,512)")
     p.add_argument("--draws", type=int, default=32, help="sub-networks for each n (32)")
     p.add_argument("--samples", type=int, default=1000, help="evaluation samples (1000)")
@@ -79,37 +113,11 @@ class Outputs:
     loss: Tensor
 
 
-def subnetworks(network: Dense, member: int, n: int, draws: int, seed: int) -> Dense:
-    """Sub-networks of n neurons a layer, drawn i.i.d. from the layers' measures (Appendix B.2).
-
-    Args:
-        network: the whole.
-        member: which of its replicates (or particle sets) to draw from.
-        n: neurons in each hidden layer.
-        draws: how many sub-networks, stacked.
-        seed: of the draws.
-    """
-    chosen = []
-    for l, neurons in enumerate(network.widths, 1):
-        p = network.p[l].probabilities(neurons, member)
-        g = generator("sub-networks", seed, n, l)
-        chosen.append(torch.multinomial(p, draws * n, replacement=True, generator=g).view(draws, n))
-    W = [network.W[0][member][chosen[0]]]
-    for l in range(1, len(chosen)):
-        W.append(network.W[l][member][chosen[l].unsqueeze(2), chosen[l - 1].unsqueeze(1)])
-    W.append(network.W[-1][member][:, chosen[-1]].movedim(0, 1).contiguous())
-    b = None
-    if network.b is not None:
-        b = [v[member][c] for v, c in zip(network.b, chosen, strict=False)]
-        b.append(network.b[-1][member].expand(draws, -1, -1).contiguous())
-    return Dense(W, b, [Measure.uniform(n)] * len(chosen), network.activation)
-
-
 def outputs(experiment: Experiment, network: Dense, samples: Evaluation) -> Outputs:
     """What a network says on a set of samples."""
     parts, losses = [], torch.zeros(network.replicates, dtype=torch.float64)
     for x, y in samples:
-        yhat = network.forward(x, Workspace(network, len(x), backward=False))
+        yhat = network.forward(x.to(network.W[0].dtype), network.workspace(len(x), backward=False))
         yhat = yhat.view(network.replicates, network.n_out, -1)
         losses += experiment.loss.value(y, yhat).sum(-1, dtype=torch.float64).cpu()
         parts.append(yhat.double().cpu())
@@ -156,22 +164,95 @@ def rate(frame: pd.DataFrame, column: str) -> tuple[float, float, float] | None:
     return -float(line.slope), -float(line.slope) - half, -float(line.slope) + half
 
 
-def _figure(frame: pd.DataFrame, file: Path) -> None:
+def rates(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rates at every step, a row each: COLUMN_rate, COLUMN_low and COLUMN_high, NaN where none can be told."""
+    rows = []
+    for step, part in frame.groupby("step"):
+        row: dict[str, object] = {"step": step, "t": part["t"].iloc[0]}
+        for column, *_ in QUANTITIES:
+            values = rate(part, column) or (math.nan,) * 3
+            row |= {f"{column}_{name}": v for name, v in zip(("rate", "low", "high"), values, strict=True)}
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"step": int})
+
+
+def identity(
+    experiment: Experiment, network: Dense, samples: Evaluation, n: int, seed: int
+) -> tuple[list[int], float, float]:
+    """Eq. (54) put to the test, in float64.
+
+    Returns:
+        The number of types in each layer of a drawn network's empirical measure; the expected loss of the network; that
+        of the measure.
+    """
+    drawn = subnetworks(network, 0, n, 1, seed)
+    system = empirical_measure(drawn, 0)
+    losses = [float(outputs(experiment, one, samples).loss[0]) for one in (in_float64(drawn, 0), system)]
+    return system.widths, losses[0], losses[1]
+
+
+def _text(followed: pd.DataFrame) -> str:
+    """The rates of :func:`rates` for the terminal."""
+    rows = []
+    for row in followed.to_dict("records"):
+        cells = {"step": row["step"], "t": f"{row['t']:.4g}"}
+        for column, words, _, _ in QUANTITIES:
+            r, low, high = (row[f"{column}_{name}"] for name in ("rate", "low", "high"))
+            cells[words] = "-" if math.isnan(r) else f"{r:.2f} [{low:.2f}, {high:.2f}]"
+        rows.append(cells)
+    return pd.DataFrame(rows).to_string(index=False)
+
+
+def _at_one_step(frame: pd.DataFrame, file: Path) -> None:
     figure, axes = style.panels(1, 2, width=3.3, height=2.7)
-    n = frame["n"].to_numpy(dtype=float)
-    panels = (("difference", r"$E|\hat y_n - \hat y|$"), ("loss_gap", "gap in expected loss"))
-    for ax, (column, name) in zip(axes[0], panels, strict=True):
-        ax.errorbar(n, frame[column], 1.96 * frame[f"{column}_se"], fmt="o", color="#2a5d9f", markersize=4, capsize=2)
-        first = abs(float(frame[column].iloc[0])) or 1.0
-        for power, line in ((0.5, "--"), (1.0, ":")):
-            label = "$n^{-1/2}$" if power == 0.5 else "$n^{-1}$"
-            ax.plot(n, first * (n / n[0]) ** -power, color="0.6", linestyle=line, linewidth=1, label=label)
-        if (frame[column] > 0).all():
-            ax.set_yscale("log")
-        style.log_ticks(ax, n.tolist())
-        ax.set(title=name, xlabel="$n$")
+    for ax, (column, _, title, _) in zip(axes[0], QUANTITIES, strict=True):
+        ax.errorbar(
+            frame["n"], frame[column], 1.96 * frame[f"{column}_se"], fmt="o", color=POINT, markersize=4, capsize=2
+        )
+        _against_n(ax, frame, column, title)
         ax.legend(fontsize=7)
     style.save(figure, file)
+
+
+def _through_training(frame: pd.DataFrame, followed: pd.DataFrame, file: Path) -> None:
+    """A column for each quantity: against n, a line for each state, and below it the rate against t."""
+    figure, axes = style.panels(2, 2, width=3.6, height=2.6)
+    steps = followed["step"].tolist()
+    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.92, len(steps)))
+    named = {steps[i] for i in np.linspace(0, len(steps) - 1, min(len(steps), 6)).round().astype(int)}
+    for above, below, (column, _, title, power) in zip(axes[0], axes[1], QUANTITIES, strict=True):
+        for step, shade in zip(steps, shades, strict=True):
+            part = frame[frame["step"] == step]
+            shown = part[column].where(part[column] > 2 * part[f"{column}_se"].fillna(0))
+            label = f"$t = {part['t'].iloc[0]:.3g}$" if step in named and column == "difference" else None
+            above.plot(part["n"], shown, "o-", color=shade, markersize=2.5, linewidth=1, label=label)
+        _against_n(above, frame[frame["step"] == steps[-1]], column, title)
+        r = followed[f"{column}_rate"]
+        reach = np.array([r - followed[f"{column}_low"], followed[f"{column}_high"] - r])
+        below.errorbar(followed["t"], r, reach, fmt="none", ecolor="0.6", elinewidth=1, capsize=2)
+        below.scatter(followed["t"], r, c=shades, s=16, zorder=3)
+        below.axhline(power, color="0.4", linestyle="--" if power == 0.5 else ":", linewidth=1)
+        positive = followed["t"][followed["t"] > 0]
+        # Logarithmic, with room for t = 0.
+        first = float(positive.min()) if len(positive) else 1.0
+        below.set_xscale("symlog", linthresh=first, linscale=0.5)
+        below.set_xlim(-0.4 * first, 2 * max(followed["t"].max(), first))
+        below.set(title="rate $r$ in $\\sim n^{-r}$", xlabel=r"time $t = k\alpha$")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
+    style.save(figure, file)
+
+
+def _against_n(ax: Axes, frame: pd.DataFrame, column: str, title: str) -> None:
+    """The axes of a quantity against n, with the two powers to compare it to."""
+    n = frame["n"].to_numpy(dtype=float)
+    first = abs(float(frame[column].iloc[0])) or 1.0
+    for power, line in ((0.5, "--"), (1.0, ":")):
+        label = "$n^{-1/2}$" if power == 0.5 else "$n^{-1}$"
+        ax.plot(n, first * (n / n[0]) ** -power, color="0.6", linestyle=line, linewidth=1, label=label, zorder=1)
+    if (frame[column] > 0).all():
+        ax.set_yscale("log")
+    style.log_ticks(ax, n.tolist())
+    ax.set(title=title, xlabel="$n$")
 
 
 def _widths(text: str) -> list[int]:
@@ -182,3 +263,12 @@ def _widths(text: str) -> list[int]:
     if widths[0] < 1:
         raise UserError(f"--widths {text}: a width is at least 1")
     return widths
+
+
+def _step(text: str) -> int | str:
+    """``newest``, ``all``, or the step that a number names."""
+    if text in ("newest", "all"):
+        return text
+    if not text.isdigit():
+        raise UserError(f"--step {text}: the step of a saved state, or all")
+    return int(text)
