@@ -26,30 +26,49 @@ from torch import Tensor
 from mfrun.networks.activations import Activation
 from mfrun.networks.measures import Measure
 from mfrun.networks.network import Network
+from mfrun.networks.products import Products
 
 
 class Workspace:
-    """Pre-activations h_l, activations a_l and backward signals D_l for one batch size.
+    """Memory for one batch size, and the matrix products that run in it, ready to be called.
 
     Attributes:
         h: L + 1 arrays (S, n_l, B), or (n_l, B) when S = 1; the last one is yhat.
         a: L arrays sigma(h_l).
-        D: L arrays dL/dyhat-weighted backward signals; empty when made for forward passes only.
+        D: L + 1 backward signals D_l; empty when made for forward passes only.
+        up: calls that write h_{l+1} from a_l, given the scale of p_l.
+        down: calls that write the bracket of D_l from D_{l+1}, given the scale of p_{l+1}.
+        move: calls that add a multiple of D_l a_{l-1}^T to W_l, for l >= 2.
+        shift: calls that add a multiple of D_l 1 to b_l.
     """
 
     def __init__(self, network: Dense, batch: int, backward: bool = True) -> None:
-        like = network.W[0]
+        like, S, L = network.W[0], network.replicates, len(network.widths)
+        p, prepare = network.p, network.products.prepare
 
         def empty(neurons: int) -> Tensor:
-            shape = (network.replicates, neurons, batch) if network.replicates > 1 else (neurons, batch)
-            return torch.empty(shape, dtype=like.dtype, device=like.device)
+            return torch.empty((S, neurons, batch)[S == 1 :], dtype=like.dtype, device=like.device)
 
+        def member(arrays: list[Tensor]) -> list[Tensor]:
+            # One network runs through plain matrix products, which cost less per call than the batched ones.
+            return [array[0] for array in arrays] if S == 1 else arrays
+
+        def weighed(array: Tensor, weights: Tensor | None) -> Tensor:
+            return array if weights is None else torch.empty_like(array)
+
+        W, b = member(network.W), member(network.b or [])
         self.h = [empty(k) for k in (*network.widths, network.n_out)]
         self.a = [empty(k) for k in network.widths]
-        self.D = [empty(k) for k in network.widths] if backward else []
-        self.ones = torch.ones((batch, 1), dtype=like.dtype, device=like.device)
-        if network.replicates > 1:
-            self.ones = self.ones.expand(network.replicates, batch, 1)
+        self.pa = [weighed(a, p[l].weights) for l, a in enumerate(self.a, 1)]
+        self.up = [prepare(self.h[l], W[l], self.pa[l - 1], b[l] if b else None) for l in range(1, L + 1)]
+        self.D: list[Tensor] = []
+        if backward:
+            self.D = [empty(k) for k in (*network.widths, network.n_out)]
+            self.pD = [weighed(D, p[l].weights) for l, D in enumerate(self.D, 1)]
+            self.down = [prepare(self.D[l], W[l + 1].mT, self.pD[l + 1]) for l in range(L)]
+            self.move = [prepare(W[l], self.D[l], self.a[l - 1].mT, W[l]) for l in range(1, L + 1)]
+            ones = torch.ones((S, batch, 1)[S == 1 :], dtype=like.dtype, device=like.device)
+            self.shift = [prepare(v, D, ones, v) for v, D in zip(b, self.D, strict=False)]
 
 
 class Dense(Network):
@@ -61,25 +80,27 @@ class Dense(Network):
         b: the L + 1 bias arrays (S, n_l, 1), or None for a network without biases (Section 2.1).
         p: the L measures of the hidden layers.
         activation: sigma.
+        products: how matrices are multiplied; exactly, by default.
     """
 
-    def __init__(self, W: list[Tensor], b: list[Tensor] | None, p: list[Measure], activation: Activation) -> None:
+    def __init__(
+        self,
+        W: list[Tensor],
+        b: list[Tensor] | None,
+        p: list[Measure],
+        activation: Activation,
+        products: Products | None = None,
+    ) -> None:
         if len(W) != len(p) + 1 or (b is not None and len(b) != len(W)):
             raise ValueError(f"{len(W)} weight arrays need {len(W) - 1} measures and {len(W)} biases")
-        self.W, self.b, self.activation = W, b, activation
+        self.W, self.b, self.activation, self.products = W, b, activation, products or Products()
         self.p = [Measure.counting(), *p, Measure.counting()]
         self.replicates = W[0].shape[0]
         self.widths = [w.shape[1] for w in W[:-1]]
         self.d, self.n_out = W[0].shape[2], W[-1].shape[1]
-        # One network runs through the plain matrix products, which cost less per call than the batched ones.
-        self._batched = self.replicates > 1
-        self._addmm = torch.baddbmm if self._batched else torch.addmm
-        self._W = list(W) if self._batched else [w[0] for w in W]
-        self._b = None if b is None else list(b) if self._batched else [v[0] for v in b]
-        # Views that the loop needs at every step.
-        self._WT = [w.mT for w in self._W]
-        self._W1_rows = W[0].view(-1, self.d)
-        self._b1_rows = None if b is None else b[0].view(-1, 1)
+        # Replicates that share their inputs see them through one tall matrix.
+        self._W1 = W[0].view(-1, self.d)
+        self._b1 = None if b is None else b[0].view(-1, 1)
 
     def state(self) -> dict[str, Tensor]:
         """The trained arrays by name: ``W1``, ``b1``, ... They are the network's own memory, not copies."""
@@ -87,6 +108,12 @@ class Dense(Network):
         if self.b is not None:
             named |= {f"b{i}": v for i, v in enumerate(self.b, 1)}
         return named
+
+    def member(self, s: int) -> Dense:
+        """One of the S networks; it shares this one's memory."""
+        b = None if self.b is None else [v[s : s + 1] for v in self.b]
+        p = [m if m.weights is None else Measure(m.scale, m.weights[s : s + 1]) for m in self.p[1:-1]]
+        return Dense([w[s : s + 1] for w in self.W], b, p, self.activation, self.products)
 
     def workspace(self, batch: int, backward: bool = True) -> Workspace:
         return Workspace(self, batch, backward)
@@ -106,14 +133,10 @@ class Dense(Network):
             yhat, (S, n_out, B), or (n_out, B) when S = 1; it lives in ``ws``.
         """
         self._first(x, ws.h[0])
-        for l in range(1, len(self._W)):
-            self.activation.forward(ws.h[l - 1], out=ws.a[l - 1])
-            p = self.p[l]
-            below = ws.a[l - 1] if p.weights is None else p.weigh(ws.a[l - 1])
-            if self._b is None:
-                self._addmm(ws.h[l], self._W[l], below, beta=0, alpha=p.scale, out=ws.h[l])
-            else:
-                self._addmm(self._b[l], self._W[l], below, alpha=p.scale, out=ws.h[l])
+        for l, up in enumerate(ws.up):
+            self.activation.forward(ws.h[l], out=ws.a[l])
+            self.p[l + 1].weigh(ws.a[l], out=ws.pa[l])
+            up(self.p[l + 1].scale)
         return ws.h[-1]
 
     def descend(self, x: Tensor, D: Tensor, rates: list[float], ws: Workspace) -> None:
@@ -125,38 +148,27 @@ class Dense(Network):
             rates: the L + 1 numbers alpha xi_l(t) / B (the mean over the batch).
             ws: as the forward pass left it.
         """
-        for l in range(len(self._W) - 1, -1, -1):
-            if l > 0:
-                p, bracket = self.p[l + 1], ws.D[l - 1]
-                above = D if p.weights is None else p.weigh(D)
-                self._addmm(bracket, self._WT[l], above, beta=0, alpha=p.scale, out=bracket)
-                # W_l has told the layer below what it needs; it may move.
-                self._addmm(self._W[l], D, ws.a[l - 1].mT, alpha=-rates[l], out=self._W[l])
-            else:
-                self._move_first(x, D, rates[0])
-            if self._b is not None:
-                self._addmm(self._b[l], D, ws.ones, alpha=-rates[l], out=self._b[l])
-            if l > 0:
-                self.activation.backward(bracket, ws.h[l - 1], ws.a[l - 1], out=bracket)
-                D = bracket
+        ws.D[-1].copy_(D)
+        for l in range(len(self.widths), 0, -1):
+            self.p[l + 1].weigh(ws.D[l], out=ws.pD[l])
+            ws.down[l - 1](self.p[l + 1].scale)
+            # W_{l+1} has told the layer below what it needs; it may move.
+            ws.move[l - 1](-rates[l])
+            self.activation.backward(ws.D[l - 1], ws.h[l - 1], ws.a[l - 1], out=ws.D[l - 1])
+        self._move_first(x, ws.D[0], -rates[0])
+        for shift, rate in zip(ws.shift, rates, strict=False):
+            shift(-rate)
 
     def _first(self, x: Tensor, h: Tensor) -> None:
-        """h_1 = W_1 x + b_1; replicates that share x are one tall matrix."""
+        """h_1 = W_1 x + b_1."""
         if x.dim() == 3:
-            if self.b is None:
-                torch.bmm(self.W[0], x.mT, out=h)
-            else:
-                torch.baddbmm(self.b[0], self.W[0], x.mT, out=h)
-            return
-        h = h.view(-1, h.shape[-1])
-        if self._b1_rows is None:
-            torch.mm(self._W1_rows, x.T, out=h)
+            self.products.multiply(h, self.W[0], x.mT, 1.0, None if self.b is None else self.b[0])
         else:
-            torch.addmm(self._b1_rows, self._W1_rows, x.T, out=h)
+            self.products.multiply(h.view(-1, h.shape[-1]), self._W1, x.T, 1.0, self._b1)
 
-    def _move_first(self, x: Tensor, D: Tensor, rate: float) -> None:
-        """W_1 <- W_1 - rate D_1 x^T."""
+    def _move_first(self, x: Tensor, D: Tensor, alpha: float) -> None:
+        """W_1 <- W_1 + alpha D_1 x^T."""
         if x.dim() == 3:
-            torch.baddbmm(self._W[0], D, x, alpha=-rate, out=self._W[0])
+            self.products.multiply(self.W[0], D, x, alpha, self.W[0])
         else:
-            torch.addmm(self._W1_rows, D.view(-1, D.shape[-1]), x, alpha=-rate, out=self._W1_rows)
+            self.products.multiply(self._W1, D.view(-1, D.shape[-1]), x, alpha, self._W1)

@@ -36,11 +36,15 @@ class Measure:
         """p = 1: plain sums, over the input's coordinates and the network's outputs."""
         return Measure(1.0)
 
-    def weigh(self, a: Tensor) -> Tensor:
-        """``weights * a`` for a of shape (S, K, B) or, for one network, (K, B); ``scale`` is left to the caller."""
-        if self.weights is None:
-            return a
-        return torch.mul(a, self.weights if a.dim() == 3 else self.weights[0])
+    def weigh(self, a: Tensor, out: Tensor) -> None:
+        """Write ``weights * a`` into ``out``, which is ``a`` where there are no weights; ``scale`` is left to others.
+
+        Args:
+            a: (S, K, B) or, for one network, (K, B).
+            out: of the same shape.
+        """
+        if self.weights is not None:
+            torch.mul(a, self.weights if a.dim() == 3 else self.weights[0], out=out)
 
     def mean(self, a: Tensor) -> Tensor:
         """Average of (S, K, B) over the neurons: (S, B), float64."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfrun.errors import ConfigError
-from mfrun.problems.tasks import Task, of_true_class, one_hot
+from mfrun.problems.tasks import Task, of_true_class, one_hot, true_rows
 from mfrun.registry import register
 
 
@@ -61,7 +61,10 @@ class CrossEntropy(Loss):
         return -of_true_class(y, F.log_softmax(yhat, -2))
 
     def gradient(self, y: Tensor, yhat: Tensor) -> Tensor:
-        return torch.softmax(yhat, -2).sub_(one_hot(y, yhat))
+        D = torch.softmax(yhat, -2)
+        if y.dtype != torch.int64:
+            return D.sub_(y)
+        return D.scatter_(-2, true_rows(y, yhat), -1.0, reduce="add")
 
 
 @register("loss", "logistic")

@@ -42,13 +42,14 @@ def one_hot(y: Tensor, yhat: Tensor) -> Tensor:
 
 def of_true_class(y: Tensor, yhat: Tensor) -> Tensor:
     """yhat_y, the output that belongs to the label: (S, B) from (S, C, B)."""
-    return yhat.gather(-2, _rows(y, yhat)).squeeze(-2)
+    return yhat.gather(-2, true_rows(y, yhat)).squeeze(-2)
 
 
 def without_true_class(y: Tensor, yhat: Tensor) -> Tensor:
     """yhat with the label's output set to -infinity."""
-    return yhat.scatter(-2, _rows(y, yhat), float("-inf"))
+    return yhat.scatter(-2, true_rows(y, yhat), float("-inf"))
 
 
-def _rows(y: Tensor, yhat: Tensor) -> Tensor:
+def true_rows(y: Tensor, yhat: Tensor) -> Tensor:
+    """The row of yhat that each label names, as an index for gather and scatter: (S, 1, B)."""
     return y.expand(*yhat.shape[:-2], y.shape[-1]).unsqueeze(-2)
