@@ -76,7 +76,8 @@ def table(problem: Problem) -> str:
     from mfrun.problems.tasks import Task
 
     shape = f" ({' x '.join(map(str, problem.image))})" if problem.image else ""
-    outputs = f"{problem.n_out} {'classes' if problem.task is Task.CLASSES else 'output(s)'}"
+    outputs = f"{problem.n_out} {'classes' if problem.task is Task.CLASSES else 'outputs'}"
+    outputs = outputs if problem.n_out > 1 else "1 output"
     title = f"d = {problem.d}{shape}, {problem.task.value} labels, {outputs}"
     if not isinstance(problem, FiniteProblem):
         return f"{title}; samples are drawn as they are needed"
