@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mfrun.errors import ConfigError
@@ -105,7 +105,14 @@ CHOICES = {
 
 def store_schema() -> None:
     """Make the schema known to Hydra; ``conf/config.yaml`` starts from it."""
+    OmegaConf.register_new_resolver("depth_of", _depth_of, replace=True)
     ConfigStore.instance().store(name="mfrun_schema", node=Config)
+
+
+def _depth_of(layers: object) -> int:
+    """What ``${depth_of:${architecture.layers}}`` stands for: a layer for each entry, and the output."""
+    # What is no list of layers is refused where it is used, in the words of its own key.
+    return 1 + len(layers) if isinstance(layers, ListConfig) and layers else 2
 
 
 def conf_dir() -> Path:

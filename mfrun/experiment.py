@@ -15,6 +15,7 @@ from mfrun.dynamics.schedules import Schedule
 from mfrun.errors import ConfigError, UserError
 from mfrun.networks.activations import Activation
 from mfrun.networks.build import DenseArchitecture, Init, build
+from mfrun.networks.cnn import ConvArchitecture, build_conv
 from mfrun.networks.network import Network
 from mfrun.networks.particles import Particles
 from mfrun.networks.scaling import Scaling
@@ -49,7 +50,7 @@ class Experiment:
     schedule: Schedule
     test_functions: dict[str, TestFunction]
     particles: Particles
-    architecture: DenseArchitecture
+    architecture: DenseArchitecture | ConvArchitecture
     activation: Activation
     init: Init
     scaling: Scaling
@@ -70,6 +71,21 @@ class Experiment:
     def network(self) -> Network:
         """The network at step 0."""
         cfg = self.cfg
+        if isinstance(self.architecture, ConvArchitecture):
+            assert self.problem.image is not None
+            return build_conv(
+                self.architecture,
+                self.activation,
+                self.init,
+                width=cfg.width,
+                image=self.problem.image,
+                n_out=self.problem.n_out,
+                seed=cfg.seed.init,
+                replicates=self.replicates,
+                particles=self.particles,
+                dtype=self.dtype,
+                device=self.device,
+            )
         return build(
             self.architecture,
             self.activation,
@@ -132,6 +148,8 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
             raise ConfigError("evaluation.test_functions", name, f"the column {column} is taken; rename the function")
         test_functions[column] = find("test_function", name, "evaluation.test_functions")
     problem = problem or load_problem(cfg)
+    if isinstance(architecture, ConvArchitecture):
+        architecture.sizes(problem.image)
     if problem.task not in loss.tasks:
         fitting = ", ".join(t.value for t in loss.tasks)
         raise ConfigError(
@@ -145,7 +163,9 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     )
 
 
-def _scaled(schedule: Schedule, scaling: Scaling, architecture: DenseArchitecture, cfg: Config) -> Schedule:
+def _scaled(
+    schedule: Schedule, scaling: Scaling, architecture: DenseArchitecture | ConvArchitecture, cfg: Config
+) -> Schedule:
     """The schedule with the scaling's rates in its multipliers.
 
     Raises:

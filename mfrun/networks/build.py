@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mfrun.errors import ConfigError
+from mfrun.networks import cnn  # noqa: F401 (makes the architecture known)
 from mfrun.networks.activations import Activation
 from mfrun.networks.dense import Dense
 from mfrun.networks.laws import Law
 from mfrun.networks.measures import Measure
-from mfrun.networks.particles import Particles, Types
+from mfrun.networks.particles import Particles
 from mfrun.networks.scaling import MeanField, Scaling
 from mfrun.registry import register
 from mfrun.seeds import generator
@@ -210,10 +211,4 @@ def _limit(
     W.append((coordinates(L - 1, [f"beta{i}" for i in range(n_out)]) * init.tau2 + init.mu2).mT)
     b = [coordinates(l, ["bias"]) * init.tau3 + init.mu3 for l in range(L)]
     b.append(torch.full((stack, n_out, 1), init.mu3, dtype=torch.float64))
-    return W, b, [_measure(t) for t in types]
-
-
-def _measure(types: Types) -> Measure:
-    if types.weights is None:
-        return Measure.uniform(types.count)
-    return Measure(1.0, types.weights.unsqueeze(-1))
+    return W, b, [t.measure() for t in types]

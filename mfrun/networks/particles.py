@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.networks.laws import Law
+from mfrun.networks.measures import Measure
 from mfrun.seeds import entropy
 
 METHODS = ("sobol", "antithetic", "plain")
@@ -34,6 +35,10 @@ class Types:
     def count(self) -> int:
         """K, the number of types."""
         return self.nodes.shape[1]
+
+    def measure(self) -> Measure:
+        """The measure p of a layer with one neuron for each type."""
+        return Measure.uniform(self.count) if self.weights is None else Measure(1.0, self.weights.unsqueeze(-1))
 
 
 @dataclass
