@@ -15,6 +15,7 @@ and see how their learning curves reach the limit.
   mfrun plot   RUN_OR_SWEEP ...  overlay the learning curves
   mfrun compare RUN_OR_SWEEP ... gap to the limit for each width, its rate in n, and how long it stays small
   mfrun statics RUN              sub-networks drawn from a trained network against the whole (Appendix B)
+  mfrun check  [KEY=VALUE ...]   coordinate check: which layers' sizes and changes in a step depend on n
   mfrun status DIR               how the runs below DIR stand
   mfrun data DATASET             fetch and verify a data set; compute VGG16 features
   mfrun completion SHELL         completion code for bash, zsh or fish
@@ -27,7 +28,7 @@ For example:
   mfrun plot --latest
   mfrun train dir=outputs/mnist/2026-01-31_12-00-00 resume=true
 
-Exit codes: 0 done, 1 a run failed, 2 bad input, 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM.
+Exit codes: 0 done, 1 a run or check failed, 2 bad input, 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM.
 Add --debug to any command for the full traceback of an error."""
 
 
@@ -115,6 +116,12 @@ def _statics(argv: list[str]) -> int:
     return statics.main(argv)
 
 
+def _check(argv: list[str]) -> int:
+    from mfrun.study import check
+
+    return check.main(argv)
+
+
 def _status(argv: list[str]) -> int:
     from mfrun.study import status
 
@@ -145,6 +152,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plot": _plot,
     "compare": _compare,
     "statics": _statics,
+    "check": _check,
     "status": _status,
     "data": _data,
     "completion": _completion,

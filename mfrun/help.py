@@ -26,6 +26,17 @@ Train one network for each width in `widths`, and for each value of every key th
   mfrun sweep dataset=gaussians depth=5 init.tau2=0.1,3 activation=relu,tanh
   mfrun sweep replicates=8                            eight initialisations of every width, side by side
   mfrun sweep dir=outputs/gaussians/... resume=true   go on with an unfinished sweep; widths may be added""",
+    "check": """\
+usage: mfrun check [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]
+
+Coordinate check: train each width in `widths` for a few steps, and see how the sizes of every layer's pre-activations,
+outputs and weights, and their changes in a step, depend on n. Writes check.csv, check_steps.csv and check.png into
+`dir`; the exit code is 0 where all are O(1), else 1. Unless given: widths=[32,64,128,256,512] steps=8 replicates=16
+dtype=float64.
+
+  mfrun check dataset=mnist depth=4 'widths=[50,100,200,400]'
+  mfrun check scaling=ntk
+  mfrun check scaling=powers 'scaling.inner=[1,0,-1]'""",
 }
 
 FLAGS = """\
@@ -37,7 +48,7 @@ Flags (Hydra's own; --hydra-help lists the rest):
 
 
 def text(command: str) -> str:
-    """The help of ``train`` or ``sweep``."""
+    """The help of ``train``, ``sweep`` or ``check``."""
     root = conf_dir()
     groups, keys = [], []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name != "hydra"):

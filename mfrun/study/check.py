@@ -1,0 +1,295 @@
+"""``mfrun check``: how the sizes of a network's arrays, and their changes in a step, depend on n.
+
+The coordinate check of Yang et al. (arXiv 2203.03466, Appendix D.1): networks of several widths train for a few steps,
+and the root mean square (RMS) over neurons, samples and initialisations of
+
+    h_l, a_l, W_l         the pre-activations, their images under sigma and the weights of layer l; h_{L+1} = yhat
+    the change of each    from one step to the next
+
+is held against n. Under the mean field scaling none of them depends on n for large n (Section 3.1 of the paper).
+Samples are a fixed set that does not change from step to step. Weights are those of the scaling's own notation, see
+:mod:`mfrun.networks.scaling`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from mfrun import config, launch
+from mfrun.errors import ConfigError, UserError
+from mfrun.experiment import Experiment, assemble
+from mfrun.networks.dense import Dense
+from mfrun.progress import say
+from mfrun.study import style
+from mfrun.study.power_law import PowerLaw, power_law
+
+# What the check trains where the command line says nothing else.
+DEFAULTS = ["widths=[32,64,128,256,512]", "steps=8", "replicates=16", "dtype=float64"]
+SAMPLES = 200
+# Wrong scalings are off by factors n^(1/2) or n: an exponent nearer to 0 than to 1/2 is that of a quantity of order 1.
+TOLERANCE = 0.25
+NAMES = {"h": "pre-activations $h_l$", "a": "outputs $a_l$", "W": "weights $W_l$"}
+FINE = ("O(1)", "zero")
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of the command.
+
+    Returns:
+        0 where every quantity of every layer is of order 1, else 1.
+    """
+    flags, given = launch._split(argv)
+    overrides = launch._over(DEFAULTS, given)
+    if launch._only_prints("check", [*overrides, *flags]):
+        return 0
+    for o in launch._parse(overrides):
+        if o.is_sweep_override():
+            raise UserError(f"{o.input_line}: several values; one check is of one setting")
+        if o.key_or_group == "width":
+            raise ConfigError("width", o.value(), "the check compares widths=[...]")
+    node = launch._compose(overrides, flags)
+    folder = launch._folder(node)
+    widths = _widths(config.check(node))
+    experiments = []
+    for n in widths:
+        node.width = n
+        cfg = config.check(node)
+        experiments.append(assemble(cfg, launch._problem(node, cfg)))
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    if cfg.steps < 1:
+        raise ConfigError("steps", cfg.steps, "changes from step to step need at least one")
+    frames = []
+    for experiment in experiments:
+        frames.append(pd.DataFrame(measure(experiment)))
+        say(f"n={experiment.cfg.width}  {cfg.steps} steps of {experiment.replicates} networks")
+    steps = pd.concat(frames, ignore_index=True)
+    found = judge(steps)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    steps.to_csv(folder / "check_steps.csv", index=False)
+    table(found).to_csv(folder / "check.csv", index=False)
+    what = f"scaling={cfg.scaling['name']}, dataset={cfg.dataset['name']}"
+    print(f"{what}: RMS over neurons, {SAMPLES} samples, {experiment.replicates} networks and steps 0 to {cfg.steps}")
+    print(text(found))
+    _figure(found, f"Coordinate check, {what}", folder / "check.png")
+    print(f"\n{folder / 'check.csv'}\n{folder / 'check.png'}")
+    return 0 if all(q.verdict in FINE for q in found) else 1
+
+
+def _widths(cfg: config.Config) -> list[int]:
+    widths = sorted(set(cfg.widths))
+    if math.inf in widths:
+        raise ConfigError("widths", [config.width_label(w) for w in cfg.widths], "the check is about finite widths")
+    if len(widths) < 3:
+        raise ConfigError("widths", cfg.widths, "a power of n is fitted to at least three widths")
+    return [int(w) for w in widths]
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+def measure(experiment: Experiment) -> Iterator[dict[str, float | int | str]]:
+    """Train one width, and yield the RMS of every quantity before each step and at the end.
+
+    Yields:
+        ``n``, ``step``, ``layer`` (1 .. L + 1), ``quantity`` (``h``, ``a`` or ``W``), its ``rms``, and ``change``, the
+        RMS of its difference from the step before (NaN at step 0).
+
+    Raises:
+        UserError: the network is not a dense one.
+    """
+    cfg, network = experiment.cfg, experiment.network()
+    if not isinstance(network, Dense):
+        raise UserError(f"architecture={cfg.architecture['name']}: the check is for dense layers")
+    stream = experiment.stream()
+    x0, _ = next(iter(list(experiment.problem.evaluation(cfg.seed.eval, SAMPLES).values())[-1]))
+    seen, ws = network.workspace(len(x0), backward=False), network.workspace(cfg.batch)
+    rates = experiment.schedule.rates(0, cfg.steps, alpha=cfg.alpha, steps=cfg.steps, layers=cfg.depth)
+    units = experiment.scaling.factors(network.widths).units
+    before: dict[tuple[str, int], Tensor] = {}
+    for k in range(cfg.steps + 1):
+        network.forward(x0, seen)
+        now = {("h", l): h.clone() for l, h in enumerate(seen.h, 1)}
+        now |= {("a", l): a.clone() for l, a in enumerate(seen.a, 1)}
+        now |= {("W", l): w * unit for l, (w, unit) in enumerate(zip(network.W, units, strict=True), 1)}
+        for (quantity, layer), array in now.items():
+            change = _rms(array - before[quantity, layer]) if before else math.nan
+            row: dict[str, float | int | str] = {"n": int(cfg.width), "step": k, "layer": layer, "quantity": quantity}
+            yield row | {"rms": _rms(array), "change": change}
+        before = now
+        if k < cfg.steps:
+            x, y = stream.batch(k)
+            D = experiment.loss.gradient(y, network.forward(x, ws))
+            network.descend(x, D, [r / cfg.batch for r in rates[k]], ws)
+
+
+def _rms(array: Tensor) -> float:
+    return float(array.double().square().mean().sqrt())
+
+
+# -- judging ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Quantity:
+    """One quantity of one layer against n.
+
+    Attributes:
+        layer: 1 .. L + 1.
+        output: whether this is layer L + 1.
+        name: ``h``, ``a`` or ``W``.
+        change: whether it is the change in a step.
+        sizes: RMS over the steps by n.
+        law: its power of n.
+        verdict: ``O(1)``, ``vanishing``, ``exploding``, or ``zero`` where nothing is there at any width.
+    """
+
+    layer: int
+    output: bool
+    name: str
+    change: bool
+    sizes: dict[int, float]
+    law: PowerLaw
+    verdict: str
+
+    @property
+    def words(self) -> str:
+        """``W``, ``change of yhat``."""
+        name = "yhat" if self.output and self.name == "h" else self.name
+        return f"change of {name}" if self.change else name
+
+    @property
+    def clear(self) -> bool:
+        """Whether the exponent's interval leaves no doubt about the verdict."""
+        return not any(self.law.low < edge < self.law.high for edge in (-TOLERANCE, TOLERANCE))
+
+
+def judge(steps: pd.DataFrame) -> list[Quantity]:
+    """The quantities of every layer, layer by layer, from what :func:`measure` has yielded for all widths."""
+    found = []
+    for layer in sorted(steps["layer"].unique()):
+        for change in (False, True):
+            for name in NAMES:
+                rows = steps[(steps["layer"] == layer) & (steps["quantity"] == name)]
+                rows = rows[rows["step"] > 0] if change else rows
+                if rows.empty:
+                    continue
+                sizes = {
+                    int(n): math.sqrt(np.square(group["change" if change else "rms"].to_numpy()).mean())
+                    for n, group in rows.groupby("n")
+                }
+                law, verdict = verdict_of(sizes)
+                output = layer == steps["layer"].max()
+                found.append(Quantity(int(layer), output, name, change, sizes, law, verdict))
+    return found
+
+
+def verdict_of(sizes: dict[int, float]) -> tuple[PowerLaw, str]:
+    """The power of n behind sizes by n, and what it says.
+
+    A quantity that is nowhere finite at large n explodes, one that is 0 at the largest n vanishes. In between the
+    fitted exponent decides: within ``TOLERANCE`` of 0 the quantity is O(1). So is one that tends to a constant other
+    than 0: what falls away, like n^-1/2, bends the line only where n is small.
+    """
+    finite = {n: v for n, v in sizes.items() if math.isfinite(v)}
+    positive = {n: v for n, v in finite.items() if v > 0}
+    law = power_law(list(positive), list(positive.values()))
+    if len(finite) < len(sizes):
+        return law, "exploding"
+    if not positive:
+        return law, "zero"
+    if max(positive) < max(sizes) or law.exponent < -TOLERANCE:
+        return law, "vanishing"
+    return law, "exploding" if law.exponent > TOLERANCE else "O(1)"
+
+
+# -- showing ---------------------------------------------------------------------------------------------------------
+
+
+def table(found: list[Quantity]) -> pd.DataFrame:
+    """One row for each layer and quantity: exponent, its interval, verdict, and the sizes by n."""
+    rows = []
+    for q in found:
+        row: dict[str, object] = {"layer": q.layer, "quantity": q.words, "verdict": q.verdict}
+        row |= {"exponent": q.law.exponent, "exponent_low": q.law.low, "exponent_high": q.law.high}
+        rows.append(row | {f"n={n}": v for n, v in q.sizes.items()})
+    return pd.DataFrame(rows)
+
+
+def text(found: list[Quantity]) -> str:
+    """The table for the terminal, and a verdict for each layer."""
+    lines = [f"{'':<18}" + "".join(f"{f'n={n}':>9}" for n in found[0].sizes) + f"  {'exponent [95 %]':<24}verdict"]
+    layers = sorted({q.layer for q in found})
+    titles = {l: f"layer {l}" if l < layers[-1] else "output" for l in layers}
+    for l in layers:
+        lines.append(titles[l])
+        for q in (q for q in found if q.layer == l):
+            law = f"{q.law.exponent:.2f} [{q.law.low:.2f}, {q.law.high:.2f}]" if not math.isnan(q.law.low) else "-"
+            doubt = "" if q.clear else "?"
+            sizes = "".join(f"{v:>9.2g}" for v in q.sizes.values())
+            lines.append(f"  {q.words:<16}{sizes}  {law:<24}{q.verdict}{doubt}")
+    lines.append("")
+    for l in layers:
+        lines.append(f"{titles[l]:<8} {_of_layer([q for q in found if q.layer == l])}")
+    if not all(q.clear for q in found):
+        lines.append(f"? the interval goes beyond +-{TOLERANCE}: more widths or replicates= would tell")
+    return "\n".join(lines)
+
+
+def _of_layer(quantities: list[Quantity]) -> str:
+    """``O(1)``, or what is wrong."""
+    wrong = [
+        f"{verdict}: {', '.join(q.words for q in quantities if q.verdict == verdict)}"
+        for verdict in ("exploding", "vanishing")
+        if any(q.verdict == verdict for q in quantities)
+    ]
+    return "; ".join(wrong) or "O(1)"
+
+
+def _figure(found: list[Quantity], title: str, file: Path) -> None:
+    """A panel for each quantity, a line for each layer; crosses where it is not O(1)."""
+    figure, axes = style.panels(2, len(NAMES), width=2.7, height=2.3)
+    layers = sorted({q.layer for q in found})
+    colours = dict(zip(layers, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(layers))), strict=True))
+    for row, change in zip(axes, (False, True), strict=True):
+        for ax, (name, words) in zip(row, NAMES.items(), strict=True):
+            shown = [q for q in found if (q.name, q.change) == (name, change)]
+            for q in shown:
+                positive = {n: v for n, v in q.sizes.items() if 0 < v < math.inf}
+                fine = q.verdict in FINE
+                # Lower layers are broader, so that they show where lines lie on one another.
+                broad = 1.2 + 0.9 * (layers[-1] - q.layer)
+                look = {"marker": "o", "markersize": broad + 3} if fine else {"marker": "x", "markersize": 6}
+                line = "-" if fine else "--"
+                ax.plot(
+                    list(positive),
+                    list(positive.values()),
+                    line,
+                    color=colours[q.layer],
+                    linewidth=min(broad, 5),
+                    **look,
+                )
+            ax.set_yscale("log")
+            style.log_ticks(ax, [float(n) for n in found[0].sizes])
+            # Two decades at least: on a narrower axis a constant would look like a power.
+            low, high = ax.get_ylim()
+            spare = max(0.0, 2 - math.log10(high / low)) / 2
+            ax.set_ylim(low / 10**spare, high * 10**spare)
+            ax.set_title(f"change of {words.split()[-1]} in a step" if change else words)
+            ax.set_xlabel("$n$" if change else "")
+    entries = [Line2D([], [], color=colours[l], label="output" if l == layers[-1] else f"layer {l}") for l in layers]
+    entries.append(Line2D([], [], color="0.4", marker="x", linestyle="--", label="not O(1)"))
+    figure.legend(handles=entries, loc="outside right center")
+    figure.suptitle(title)
+    style.save(figure, file)
