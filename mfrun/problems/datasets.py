@@ -156,6 +156,8 @@ class _Idx(_Torchvision):
                     f"{packed}: not the published file, or not that beside it; remove both to fetch them again"
                 )
             held += 1
+        if not held:
+            return "no archives lie beside the files, to hold them to the published md5"
         return f"{held} of {len(images.resources)} files agree with archives of the published md5"
 
 

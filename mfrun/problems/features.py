@@ -149,7 +149,7 @@ class VGG16Features:
         started = last_line = time.monotonic()
         terminal = sys.stderr.isatty()
         bar = tqdm(total=total, initial=done, desc="features", unit="image", disable=not terminal, dynamic_ncols=True)
-        with bar:
+        try:
             for chunk in chunks:
                 parts = torch.split(pixels[chunk.name][chunk.first : chunk.last], self.images)
                 values = torch.cat([features(vgg16, part.to(device), self.size).cpu() for part in parts])
@@ -162,6 +162,11 @@ class VGG16Features:
                 if not terminal and (now - last_line > INTERVAL or done == total):
                     last_line, speed = now, (done - before) / (now - started)
                     say(f"features  image {done}/{total}  {speed:.1f} images/s  {(total - done) / speed:.0f} s to go")
+        except KeyboardInterrupt:
+            say(f"features  stopped at image {done}/{total}; the same command goes on from there")
+            raise
+        finally:
+            bar.close()
 
     def _weights_file(self) -> Path:
         """The file of weights; torchvision's is fetched where it is missing."""
