@@ -125,6 +125,16 @@ class Workspace:
         self.traces: list[list[_Trace]] = [[] for _ in range(S)]
         self.nonpositive = torch.zeros((S, L), dtype=torch.float64, device=like.device)
 
+    @property
+    def h(self) -> list[Tensor]:
+        """h_1 .. h_L, (S, B, n_l, height, width)."""
+        return [torch.stack([here.h for here in layer]) for layer in zip(*self.traces, strict=True)]
+
+    @property
+    def a(self) -> list[Tensor]:
+        """a_1 .. a_L, pooled."""
+        return [torch.stack([here.a for here in layer]) for layer in zip(*self.traces, strict=True)]
+
 
 class Conv(Network):
     """S convolutional networks of one shape.

@@ -34,6 +34,8 @@ class Network(ABC):
     def workspace(self, batch: int, backward: bool = True) -> Any:
         """What :meth:`forward` and :meth:`descend` write into, for one batch size.
 
+        With ``backward``, its lists ``h`` and ``a`` hold h_1 .. h_L and a_1 .. a_L after a forward pass.
+
         Args:
             batch: samples in a batch.
             backward: whether :meth:`descend` will be called.

@@ -28,7 +28,6 @@ from torch import Tensor
 from mfrun import config, launch
 from mfrun.errors import ConfigError, UserError
 from mfrun.experiment import Experiment, assemble
-from mfrun.networks.dense import Dense
 from mfrun.progress import say
 from mfrun.study import style
 from mfrun.study.power_law import PowerLaw, power_law
@@ -105,24 +104,20 @@ def measure(experiment: Experiment) -> Iterator[dict[str, float | int | str]]:
     Yields:
         ``n``, ``step``, ``layer`` (1 .. L + 1), ``quantity`` (``h``, ``a`` or ``W``), its ``rms``, and ``change``, the
         RMS of its difference from the step before (NaN at step 0).
-
-    Raises:
-        UserError: the network is not a dense one.
     """
     cfg, network = experiment.cfg, experiment.network()
-    if not isinstance(network, Dense):
-        raise UserError(f"architecture={cfg.architecture['name']}: the check is for dense layers")
     stream = experiment.stream()
     x0, _ = next(iter(list(experiment.problem.evaluation(cfg.seed.eval, SAMPLES).values())[-1]))
-    seen, ws = network.workspace(len(x0), backward=False), network.workspace(cfg.batch)
+    seen, ws = network.workspace(len(x0)), network.workspace(cfg.batch)
     rates = experiment.schedule.rates(0, cfg.steps, alpha=cfg.alpha, steps=cfg.steps, layers=cfg.depth)
-    units = experiment.scaling.factors(network.widths).units
+    units, L = experiment.scaling.factors(network.widths).units, len(network.widths)
     before: dict[tuple[str, int], Tensor] = {}
     for k in range(cfg.steps + 1):
-        network.forward(x0, seen)
-        now = {("h", l): h.clone() for l, h in enumerate(seen.h, 1)}
-        now |= {("a", l): a.clone() for l, a in enumerate(seen.a, 1)}
-        now |= {("W", l): w * unit for l, (w, unit) in enumerate(zip(network.W, units, strict=True), 1)}
+        now = {("h", L + 1): network.forward(x0, seen).clone()}
+        for l in range(1, L + 1):
+            now |= {("h", l): seen.h[l - 1].clone(), ("a", l): seen.a[l - 1].clone()}
+        weights = network.state()
+        now |= {("W", l): weights[f"W{l}"] * unit for l, unit in enumerate(units, 1)}
         for (quantity, layer), array in now.items():
             change = _rms(array - before[quantity, layer]) if before else math.nan
             row: dict[str, float | int | str] = {"n": int(cfg.width), "step": k, "layer": layer, "quantity": quantity}
@@ -269,17 +264,10 @@ def _figure(found: list[Quantity], title: str, file: Path) -> None:
                 positive = {n: v for n, v in q.sizes.items() if 0 < v < math.inf}
                 fine = q.verdict in FINE
                 # Lower layers are broader, so that they show where lines lie on one another.
-                broad = 1.2 + 0.9 * (layers[-1] - q.layer)
+                broad = 1.2 + 0.9 * min(layers[-1] - q.layer, 4)
                 look = {"marker": "o", "markersize": broad + 3} if fine else {"marker": "x", "markersize": 6}
-                line = "-" if fine else "--"
-                ax.plot(
-                    list(positive),
-                    list(positive.values()),
-                    line,
-                    color=colours[q.layer],
-                    linewidth=min(broad, 5),
-                    **look,
-                )
+                look |= {"color": colours[q.layer], "linewidth": broad, "linestyle": "-" if fine else "--"}
+                ax.plot(list(positive), list(positive.values()), **look)
             ax.set_yscale("log")
             style.log_ticks(ax, [float(n) for n in found[0].sizes])
             # Two decades at least: on a narrower axis a constant would look like a power.
