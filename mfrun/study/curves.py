@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from mfrun.config import flatten, parse_width, width_label
 from mfrun.errors import ConfigError, UserError
-from mfrun.run import find_runs, newest
+from mfrun.run import RunDirectory, find_runs, newest
 
 # Differences between runs that are repetitions, not settings.
 REPEATED = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data", "steps")
@@ -32,12 +32,14 @@ class Source:
     """One run behind a curve.
 
     Attributes:
+        run: its folder.
         frame: its metrics.
         init: ``seed.init``.
         data: ``seed.data``.
         independent: whether every replicate saw data of its own.
     """
 
+    run: RunDirectory
     frame: pd.DataFrame
     init: int
     data: int
@@ -134,20 +136,20 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
             raise UserError(f"{run.path}: {error}") from error
         frame = run.metrics()
         if len(frame):
-            loaded.append((width, flatten({str(k): v for k, v in plain.items()}), frame))
+            loaded.append((run, width, flatten({str(k): v for k, v in plain.items()}), frame))
     if not loaded:
         raise UserError(f"{', '.join(paths)}: no run here has written a row yet")
-    settings = [_setting(flat) for _, flat, _ in loaded]
+    settings = [_setting(flat) for _, _, flat, _ in loaded]
     # A key that some runs do not have (the particles of finite widths, another schedule's) says nothing about them.
     values: dict[str, set[str]] = {}
     for setting in settings:
         for key, value in setting.items():
             values.setdefault(key, set()).add(repr(value))
     curves: dict[tuple[str, float], Curve] = {}
-    for (width, flat, frame), setting in zip(loaded, settings, strict=True):
+    for (run, width, flat, frame), setting in zip(loaded, settings, strict=True):
         shown = {k: v for k, v in setting.items() if len(values[k]) > 1}
         seeds = (int(flat.get("seed.init", 0)), int(flat.get("seed.data", 0)))
-        source = Source(frame, *seeds, flat.get("replicate_data") == "independent")
+        source = Source(run, frame, *seeds, flat.get("replicate_data") == "independent")
         curves.setdefault((repr(shown), width), Curve(width, shown)).sources.append(source)
     # Settings stay in the order in which their runs were found.
     order = {key: i for i, key in enumerate(dict.fromkeys(key for key, _ in curves))}

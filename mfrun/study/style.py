@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from mfrun.errors import UserError
@@ -34,6 +35,8 @@ RC: dict[str, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
 }
+# Of the settings that a picture tells apart: the first solid, the second dotted, as in the paper.
+LINES: list[Any] = ["-", (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1))]
 LIMIT: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.6}
 
 
@@ -53,6 +56,27 @@ def colours(widths: list[float]) -> dict[float, Any]:
     scale = mpl.colormaps["plasma_r"]
     places = np.linspace(0.18, 0.95, max(len(finite), 2))
     return {w: scale(p) for w, p in zip(finite, places[-len(finite) :], strict=True)} | {math.inf: "black"}
+
+
+def look(width: float, colours: dict[float, Any], line: Any) -> dict[str, Any]:
+    """How the line of one width is drawn, ``line`` being the style of its setting, one of ``LINES``."""
+    if not math.isinf(width):
+        return {"color": colours[width], "linestyle": line}
+    return LIMIT | ({"linestyle": line} if line != LINES[0] else {})
+
+
+def legend(figure: Figure, colours: dict[float, Any], widths: list[float], settings: list[str]) -> None:
+    """One legend beside all panels: a line for each width, and for each setting where there are several."""
+    handles = []
+    for width in sorted(set(widths)):
+        label = r"$n = \infty$" if math.isinf(width) else f"$n = {int(width)}$"
+        handles.append(Line2D([], [], label=label, **look(width, colours, LINES[0])))
+    if len(settings) > 1:
+        handles += [
+            Line2D([], [], color="0.4", linestyle=line, label=label)
+            for line, label in zip(LINES, settings, strict=False)
+        ]
+    figure.legend(handles=handles, loc="outside right center")
 
 
 def log_ticks(axes: Axes, values: list[float]) -> None:

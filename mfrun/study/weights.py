@@ -1,0 +1,224 @@
+"""``mfrun plot --weights``: how the law of the neurons moves in training, the paper's rho_t, from kept states.
+
+Two marginals of it are drawn: the norm |w| of a neuron's weights in the first layer, and its output weights beta in the
+last. On isotropic Gaussians the problem is the same in all directions, and the law of |w| is the radial part of rho_t.
+Those of a finite network are its neurons, each counted once; those of n = infinity are its particles, each with its
+weight p. In a panel every law is smoothed by one Gaussian kernel, so that no difference between two curves is the
+smoothing's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.interpolate
+import scipy.stats
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from mfrun.errors import UserError
+from mfrun.experiment import load_into, restore
+from mfrun.networks.network import Network
+from mfrun.run import RunDirectory
+from mfrun.study import style
+from mfrun.study.curves import Curve, is_limit
+
+Array = NDArray[np.float64]
+# States that are shown where --steps does not name them.
+COLUMNS = 4
+APART = 3.0
+# Points of a continuous law that stand for its quadrature nodes.
+REFINED = 512
+TITLES = {"norm": "$|w|$, first layer", "beta": r"output weights $\beta$"}
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """A law on the real line.
+
+    Attributes:
+        points: where it sits.
+        p: their probabilities, with sum 1.
+    """
+
+    points: Array
+    p: Array
+
+    @staticmethod
+    def pooled(values: Array, p: Array) -> Atoms:
+        """From values (..., K) of neurons with the measure p (..., K) or (K,); the leading axes weigh the same."""
+        weights = np.broadcast_to(p, values.shape).ravel()
+        return Atoms(values.ravel(), weights / weights.sum())
+
+    def spread(self) -> float:
+        """Standard deviation, or where it is smaller the interquartile range in units of a normal law's."""
+        low, high = self.quantile(0.25), self.quantile(0.75)
+        robust = (high - low) / (2 * scipy.stats.norm.ppf(0.75))
+        deviation = math.sqrt(np.average((self.points - np.average(self.points, weights=self.p)) ** 2, weights=self.p))
+        return min(deviation, robust) or deviation
+
+    def quantile(self, u: float) -> float:
+        """The least value at which the distribution function reaches ``u``."""
+        order = np.argsort(self.points)
+        reached = np.searchsorted(np.cumsum(self.p[order]), u * (1 - 1e-12))
+        return float(self.points[order][min(int(reached), len(order) - 1)])
+
+    def density(self, x: Array, kernel: float) -> Array:
+        """Density at ``x``, smoothed by a Gaussian kernel of standard deviation ``kernel``."""
+        own = math.sqrt(float(np.cov(self.points, aweights=self.p)))
+        return scipy.stats.gaussian_kde(self.points, kernel / own, weights=self.p)(x)
+
+
+def figure(curves: list[Curve], looks: list[dict[str, Any]], steps: str | None) -> Figure:
+    """A row for each marginal and a column for each state that all curves have.
+
+    Args:
+        curves: one line each.
+        looks: how they are drawn.
+        steps: comma-separated steps of the states; by default the first, the last, and some between them.
+
+    Raises:
+        UserError: a state is missing, or there is none in common.
+    """
+    chosen = _steps(curves, steps)
+    laws = [_laws(curve, chosen) for curve in curves]
+    picture, axes = style.panels(len(TITLES), len(chosen), width=2.5, height=2.2)
+    fewest = min(len(law[name][0].points) for law in laws for name in TITLES)
+    for row, (name, title) in zip(axes, TITLES.items(), strict=True):
+        every = [law[name] for law in laws]
+        shown = np.concatenate([[a.quantile(0.002), a.quantile(0.998)] for atoms in every for a in atoms])
+        margin = 0.06 * float(np.ptp(shown))
+        x = np.linspace(shown.min() - margin, shown.max() + margin, 600)
+        for column, (ax, step) in enumerate(zip(row, chosen, strict=True)):
+            # Silverman's rule for the widest law here with as few neurons as the smallest network has.
+            kernel = 0.9 * max(atoms[column].spread() for atoms in every) * max(fewest, 100) ** -0.2
+            for atoms, curve, look in zip(every, curves, looks, strict=True):
+                _draw(ax, atoms[column], x, kernel, look | {"zorder": 10.0 if is_limit(curve) else 2.0})
+            if name == next(iter(TITLES)):
+                ax.set_title(f"$t = {curves[0].times()[step]:.3g}$ (step {step})" if step else "$t = 0$")
+            ax.set(xlabel=title, yticks=[])
+            ax.set_ylim(bottom=0)
+        row[0].set_ylabel("density")
+    return picture
+
+
+def _draw(ax: Any, law: Atoms, x: Array, kernel: float, look: dict[str, Any]) -> None:
+    if np.ptp(law.points) <= 1e-6 * (abs(law.points[0]) + 1e-300) or kernel == 0:
+        # One value for all neurons has no density.
+        ax.axvline(law.points[0], **look)
+    else:
+        ax.plot(x, law.density(x, kernel), **look)
+
+
+def _steps(curves: list[Curve], asked: str | None) -> list[int]:
+    """The steps of the states to show."""
+    common = sorted(set.intersection(*(set(s.run.saved_steps()) for c in curves for s in c.sources)))
+    if not common:
+        raise UserError("--weights: no step of which all runs have a state; keep_checkpoints= keeps some for good")
+    if asked is None:
+        # From the end back, where the law moves most, and the start.
+        apart = common[-1:]
+        for k in reversed(common[:-1]):
+            if len(apart) < COLUMNS - 1 and 0 < k <= apart[0] / APART:
+                apart.insert(0, k)
+        return sorted({common[0], *apart})
+    chosen = []
+    for word in asked.split(","):
+        if not word.isdigit() or int(word) not in common:
+            raise UserError(f"--steps {word}: no such state; all runs have those of {', '.join(map(str, common))}")
+        chosen.append(int(word))
+    return chosen
+
+
+def _laws(curve: Curve, steps: list[int]) -> dict[str, list[Atoms]]:
+    """The marginals of one curve at every step, its runs pooled."""
+    runs = [s.run for s in curve.sources]
+    parts = [_limit(run, steps) if is_limit(curve) else _finite(run, steps) for run in runs]
+    return {
+        name: [
+            Atoms(np.concatenate([a.points for a in same]), np.concatenate([a.p for a in same]) / len(same))
+            for same in zip(*(part[name] for part in parts), strict=True)
+        ]
+        for name in TITLES
+    }
+
+
+def _finite(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
+    """Every neuron counts once; the saved arrays say all."""
+    laws: dict[str, list[Atoms]] = {name: [] for name in TITLES}
+    depth = int(run.config().depth)
+    for step in steps:
+        found = run.load_state(step=step)
+        if found is None:
+            raise UserError(f"{run.path}: no state of step {step}")
+        w, beta = _norms(found[0]["W1"]), found[0][f"W{depth}"].double().numpy()
+        laws["norm"].append(Atoms.pooled(w, np.ones(1)))
+        laws["beta"].append(Atoms.pooled(beta, np.ones(1)))
+    return laws
+
+
+def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
+    """Every particle counts with its weight p."""
+    laws: dict[str, list[Atoms]] = {name: [] for name in TITLES}
+    experiment, network, _ = restore(run, steps[0])
+    start, depth = experiment.network(), experiment.cfg.depth
+    init, sets = experiment.init, range(network.replicates)
+
+    def measure(l: int) -> Array:
+        return np.stack([network.p[l].probabilities(network.widths[l - 1], s).numpy() for s in sets])
+
+    for step in steps:
+        load_into(network, run, step)
+        arrays = network.state()
+        laws["norm"].append(Atoms.pooled(_norms(arrays["W1"]), measure(1)))
+        beta = arrays[f"W{depth}"].double().cpu()
+        p = measure(depth - 1)
+        if network.p[depth - 1].weights is not None and beta[0].numel() == p.shape[1]:
+            refined = [
+                _refined(*nodes, lambda u: init.mu2 + init.tau2 * init.law.quantile(u))
+                for nodes in _nodes(start, network, depth, p)
+            ]
+            laws["beta"].append(
+                Atoms(np.concatenate([a.points for a in refined]), np.concatenate([a.p for a in refined]) / len(sets))
+            )
+        else:
+            spatial = (1,) * (beta.dim() - 3)
+            laws["beta"].append(Atoms.pooled(beta.movedim(2, -1).numpy(), p.reshape(len(p), 1, *spatial, -1)))
+    return laws
+
+
+def _nodes(start: Network, network: Network, depth: int, p: Array) -> list[tuple[Array, Array, float]]:
+    """Quadrature nodes of beta with one initial bias each: (beta at step 0, beta now, probability of the bias)."""
+    groups = []
+    before, now = (n.state()[f"W{depth}"].double().cpu().numpy() for n in (start, network))
+    bias = start.state().get(f"b{depth - 1}")
+    for s in range(len(p)):
+        biases = np.zeros(p.shape[1]) if bias is None else bias[s].double().cpu().numpy().ravel()
+        for value in np.unique(biases[p[s] > 0]):
+            here = (biases == value) & (p[s] > 0)
+            groups.append((before[s].ravel()[here], now[s].ravel()[here], float(p[s][here].sum())))
+    return groups
+
+
+def _refined(before: Array, now: Array, p: float, quantile: Callable[[Array], Array]) -> Atoms:
+    """The law that quadrature nodes stand for: the initial law, moved by the flow that the nodes have followed.
+
+    Args:
+        before: the nodes at step 0.
+        now: where they are.
+        p: their probability together.
+        quantile: inverse distribution function of the initial law.
+    """
+    order = np.argsort(before)
+    initial = quantile((np.arange(REFINED) + 0.5) / REFINED)
+    flow = scipy.interpolate.PchipInterpolator(before[order], now[order])
+    return Atoms(flow(initial), np.full(REFINED, p / REFINED))
+
+
+def _norms(W1: Any) -> Array:
+    """|w| of every neuron, (S, n_1), from W_1 of shape (S, n_1, ...)."""
+    return W1.double().flatten(2).norm(dim=-1).cpu().numpy()
