@@ -1,0 +1,190 @@
+"""The presets of the paper's figures: every number of the captions, and each of them run on a little data."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from formats import write_arrays, write_cifar10, write_mnist
+from omegaconf import OmegaConf
+from torchvision import datasets as tv
+
+from mfrun.cli import _run
+from mfrun.config import conf_dir, content
+from mfrun.launch import _compose, _sweeper_params
+from mfrun.run import RunDirectory, read_sweep
+from mfrun.study.curves import load
+
+
+@dataclass
+class Caption:
+    """What a figure's caption and Sections 4.2.1 and C say."""
+
+    dataset: str
+    depth: int
+    widths: list[int]
+    alpha: float
+    activation: str = "relu"
+    p: float | None = None
+    tau2: list[float] = field(default_factory=lambda: [0.1])
+    steps: int = 10**5
+    architecture: str = "dense"
+
+
+GAUSSIANS, MNIST, CIFAR = [50, 100, 200, 400, 800], [100, 200, 400, 800, 1600], [200, 400, 800, 1600, 2400]
+CAPTIONS = {
+    "fig1": Caption("mnist", 4, MNIST, 0.01),
+    "fig5_top": Caption("gaussians", 5, GAUSSIANS, 0.001),
+    "fig5_bottom": Caption("gaussians", 5, GAUSSIANS, 0.001, tau2=[0.1, 3]),
+    "fig6a": Caption("mnist", 3, MNIST, 0.01),
+    "fig6b": Caption("mnist", 4, MNIST, 0.01),
+    "fig6c": Caption("mnist", 5, MNIST, 0.01),
+    "fig7": Caption("mnist", 4, MNIST, 0.01, tau2=[0.1, 2]),
+    "fig8a": Caption("cifar10", 3, CIFAR, 0.07),
+    "fig8b": Caption("cifar10", 4, CIFAR, 0.07),
+    "fig8c": Caption("cifar10", 5, CIFAR, 0.07),
+    "fig9": Caption("cifar10", 4, CIFAR, 0.07, tau2=[0.1, 2]),
+    "fig10a": Caption("gaussians", 5, GAUSSIANS, 0.003, "tanh", 0.1, tau2=[3]),
+    "fig10b": Caption("mnist", 4, [100, 400, 600, 800, 1600], 0.01, "tanh", 0.1, tau2=[2]),
+    "fig10c": Caption("cifar10", 4, CIFAR, 0.2, "tanh", 0.1, tau2=[2]),
+    "fig11": Caption("vgg16", 4, CIFAR, 0.02),
+    # N(1, 0.1) beside N(0, 2 / (9d)): the second number is a variance.
+    "fig12": Caption(
+        "cifar10", 8, [100, 200, 400, 800], 0.08, p=0.1, tau2=[math.sqrt(0.1)], steps=30000, architecture="cnn"
+    ),
+}
+# Trains in no time.
+TINY = ["threads=1", "batch=5", "evaluation.samples=10"]
+FEW = ["particles.first=8", "particles.last=8", "particles.nodes=3"]
+
+
+def preset(name: str) -> tuple[dict[str, object], dict[str, list[float]]]:
+    """The configuration that a preset composes, and what it sweeps beside the widths."""
+    words = [f"figure={name}"]
+    plain = OmegaConf.to_container(_compose(words, []), resolve=True)
+    assert isinstance(plain, dict)
+    swept = [word.split("=") for word in _sweeper_params(words, [])]
+    return plain, {key: [float(v) for v in values.split(",")] for key, values in swept}
+
+
+def test_every_figure_has_a_preset() -> None:
+    assert {f.stem for f in (conf_dir() / "figure").glob("*.yaml")} == set(CAPTIONS)
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_presets_are_the_captions(name: str) -> None:
+    """Data set, depth, widths, activation, rate, schedule, initialisation, batch size and samples."""
+    caption, (plain, swept) = CAPTIONS[name], preset(name)
+    assert plain["dataset"]["name"] == caption.dataset
+    assert plain["architecture"]["name"] == caption.architecture
+    assert plain["depth"] == caption.depth
+    assert plain["widths"] == [*caption.widths, "inf"]
+    assert plain["activation"]["name"] == caption.activation
+    assert plain["alpha"] == caption.alpha
+    assert plain["schedule"]["name"] == ("constant" if caption.p is None else "power")
+    assert plain["schedule"].get("p") == caption.p
+    assert plain["schedule"]["warmup"] == 0
+    assert plain["schedule"]["multipliers"] == []
+    init = dict(plain["init"])
+    assert init.pop("law") == "normal"
+    assert init == pytest.approx({"tau1": math.sqrt(2), "mu2": 1, "tau2": caption.tau2[0], "mu3": 0, "tau3": 0})
+    assert swept == ({"init.tau2": caption.tau2} if len(caption.tau2) > 1 else {})
+    assert plain["batch"] == 100
+    assert plain["steps"] == caption.steps
+    assert plain["evaluation"]["samples"] == 10**4
+    assert plain["loss"]["name"] == ("squared" if caption.dataset == "gaussians" else "cross_entropy")
+    if caption.dataset == "gaussians":
+        assert (plain["dataset"]["d"], plain["dataset"]["delta"]) == (32, 0.4)
+    figure = name.removeprefix("fig").split("_")[0]
+    assert str(plain["title"]).startswith(f"Figure {figure}")
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_presets_quote_their_source(name: str) -> None:
+    """Whoever reads a preset sees where its numbers come from, and every key has a comment."""
+    text = (conf_dir() / "figure" / f"{name}.yaml").read_text()
+    assert any(word in text for word in ("aption", "row of Figure"))
+    for line in text.split("title:")[1].splitlines()[1:]:
+        key, _, value = line.strip().partition(":")
+        assert not value or "#" in value, f"{key} has no comment"
+        assert len(line) <= 120
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a few images of every data set, which is where the runs go too."""
+    write_mnist(tmp_path)
+    _, sums = write_cifar10(tmp_path)
+    monkeypatch.setattr(tv.CIFAR10, "train_list", [[n, sums[n]] for n, _ in tv.CIFAR10.train_list])
+    monkeypatch.setattr(tv.CIFAR10, "test_list", [[n, sums[n]] for n, _ in tv.CIFAR10.test_list])
+    monkeypatch.setattr(tv.CIFAR10, "meta", {**tv.CIFAR10.meta, "md5": sums["batches.meta"]})
+    write_arrays(tmp_path / "a.npz")
+    monkeypatch.setenv("MFRUN_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_presets_run(name: str, data: Path) -> None:
+    """A few steps of a narrow network, with all else as the preset has it."""
+    # The features take a network of half a gigabyte to compute.
+    features = ["dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy"] if name == "fig11" else []
+    budget = 3 / CAPTIONS[name].steps
+    assert _run(["train", f"+figure={name}", *TINY, *features, "width=3", f"budget={budget}", "dir=run"]) == 0
+    run = RunDirectory("run")
+    frame = run.metrics()
+    assert frame["step"].tolist() == [0, 1, 2, 3]
+    assert np.isfinite(frame.drop(columns="replicate").to_numpy()).all()
+    assert run.config().steps == 3
+    assert run.config().alpha == CAPTIONS[name].alpha
+
+
+def test_a_sweep_over_tau2_and_its_picture(data: Path) -> None:
+    """From the shell: widths= shortens, tau2 is swept by the preset, plot finds title and settings."""
+    words = ["+figure=fig7", "widths=[3,inf]", "budget=1e-5", *TINY, *FEW, "dir=out"]
+    done = subprocess.run([sys.executable, "-m", "mfrun", "sweep", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = {f.name for f in Path("out").iterdir() if f.is_dir()}
+    assert names == {f"width={n},init.tau2={tau2}" for n in (3, "inf") for tau2 in (0.1, 2.0)}
+    recorded = read_sweep(Path("out"))
+    assert recorded is not None
+    assert recorded["swept"] == ["width", "init.tau2"]
+    assert recorded["title"] == "Figure 7: MNIST, 4 layers, two values of tau2"
+    curves, _ = load(["out"], latest=False)
+    assert [(c.label, c.setting) for c in curves] == [
+        (n, {"init.tau2": tau2}) for tau2 in (0.1, 2.0) for n in ("3", "inf")
+    ]
+    assert _run(["plot", "out", "--format", "svg"]) == 0
+    text = Path("out/curves.svg").read_text()
+    # The paper's panels in its order, the limit and the two settings in the legend.
+    places = [text.index(w) for w in ("Training loss", "Test loss", "Training error", "Test error")]
+    assert places == sorted(places)
+    assert all(w in text for w in ("Figure 7: MNIST", "tau2=0.1", "tau2=2"))
+
+
+def test_what_is_given_outweighs_the_preset(data: Path) -> None:
+    """A swept key of the preset may be fixed, or swept over other values."""
+    words = ["figure=fig5_bottom", *TINY, *FEW, "budget=1e-5"]
+    assert _run(["sweep", *words, "widths=[3]", "init.tau2=0.5", "dir=one"]) == 0
+    assert [f.parent.name for f in Path("one").glob("*/metrics.csv")] == ["width=3"]
+    assert RunDirectory("one/width=3").config().init.tau2 == 0.5
+    assert _run(["sweep", *words, "widths=[3]", "init.tau2=1,2", "dir=two"]) == 0
+    assert sorted(f.parent.name for f in Path("two").glob("*/metrics.csv")) == [
+        "width=3,init.tau2=1.0",
+        "width=3,init.tau2=2.0",
+    ]
+
+
+def test_budget_is_a_fraction_of_the_steps() -> None:
+    """What is recorded is the steps themselves; a budget of 1 changes nothing."""
+    full, tenth = (content(_compose([f"steps={s}", f"budget={b}"], [])) for s, b in ((100, 0.1), (10, 1)))
+    assert full == tenth
+    assert full["steps"] == 10
+    assert "budget" not in full
+    assert content(_compose(["steps=5", "budget=0.001"], []))["steps"] == 1
+    assert content(_compose(["steps=0", "budget=0.5"], []))["steps"] == 0
