@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from formats import images, write_arrays
+from formats import images, write_arrays, write_mnist
 from torch.nn.functional import interpolate
 
 from mfrun import cli
@@ -172,6 +172,17 @@ def test_computed_stored_and_loaded(weights: Path, dtype: str) -> None:
     problem.data["test"][0].zero_()
     assert file.read_bytes() == before
     assert np.load(file, allow_pickle=False).shape == (4, 512)
+
+
+def test_digits_seen_through_vgg16(weights: Path) -> None:
+    """Any data set of images can be a source."""
+    written = write_mnist(Path())
+    mnist = {"name": "mnist", "root": ".", "download": False}
+    with pytest.raises(UserError, match="of 0 of 30 images; run: mfrun data, with the data set and the keys"):
+        load(weights, source=mnist)
+    component(weights, source=mnist).prepare(CPU)
+    expected = by_hand(weights, written["test"][0][..., None], 32)
+    torch.testing.assert_close(load(weights, source=mnist).data["test"][0].double(), expected, **HALF)
 
 
 def test_how_many_pass_at_once_does_not_matter(weights: Path) -> None:
@@ -373,7 +384,7 @@ def test_a_disk_that_refuses() -> None:
 
 
 def test_a_computation_that_is_killed_goes_on(weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    counts = (ROWS + 20, 20)
+    counts = (ROWS + 10, 10)
     write_images(counts, (4, 4, 3))
     argv = ["data", "arrays_vgg16", *words(weights, "threads=1")]
     command = [sys.executable, "-m", "mfrun", *argv]
@@ -477,6 +488,7 @@ def test_weights_of_another_kind(weights: Path, kind: str) -> None:
         component(Path("bad.pth")).prepare(CPU)
     assert "\n" not in str(caught.value)
     assert not Path("ran").exists()
+    assert not Path("vgg16").exists()
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mfrun.config import conf_dir
 from mfrun.errors import ConfigError, UserError
 from mfrun.problems.chunks import Chunk, ChunkedArrays
 from mfrun.problems.problem import FiniteProblem, Problem
@@ -94,20 +95,22 @@ class VGG16Features:
         if not self.weights and not digest.startswith(_published()[1]):
             raise UserError(f"{file}: is damaged (its sha256 is not that in its name); remove it to fetch it again")
         arrays = self._arrays(source, digest[:DIGITS])
+        if not arrays.missing():
+            return
+        vgg16 = read_vgg16(file).to(device).to(memory_format=torch.channels_last)
+        pixels = {split: x.view(-1, *_image(source)) for split, (x, _) in source.data.items()}
         with arrays.locked():
-            missing = arrays.missing()
-            if missing:
-                vgg16 = read_vgg16(file).to(device).to(memory_format=torch.channels_last)
-                pixels = {split: x.view(-1, *_image(source)) for split, (x, _) in source.data.items()}
-                self._compute(vgg16, pixels, arrays, missing, device)
+            self._compute(vgg16, pixels, arrays, arrays.missing(), device)
 
     def command(self) -> str:
         """What a user types to have the features computed."""
+        option = f"{self.source['name']}_vgg16"
+        if not (conf_dir() / "dataset" / f"{option}.yaml").is_file():
+            return "mfrun data, with the data set and the keys that are given here"
         keys = {f"source.{k}": v for k, v in self.source.items() if k not in ("name", "root", "task", "download")}
         keys |= {"root": self.root}
         keys |= {k: v for k in ("weights", "size") if (v := getattr(self, k)) != getattr(VGG16Features, k)}
-        words = [f"dataset.{k}={v}" for k, v in keys.items()]
-        return shlex.join(["mfrun", "data", f"{self.source['name']}_vgg16", *words])
+        return shlex.join(["mfrun", "data", option, *(f"dataset.{k}={v}" for k, v in keys.items())])
 
     def _source(self) -> FiniteProblem:
         """The images, on the CPU."""
@@ -151,13 +154,15 @@ class VGG16Features:
         bar = tqdm(total=total, initial=done, desc="features", unit="image", disable=not terminal, dynamic_ncols=True)
         try:
             for chunk in chunks:
-                parts = torch.split(pixels[chunk.name][chunk.first : chunk.last], self.images)
-                values = torch.cat([features(vgg16, part.to(device), self.size).cpu() for part in parts])
+                parts = []
+                for part in torch.split(pixels[chunk.name][chunk.first : chunk.last], self.images):
+                    parts.append(features(vgg16, part.to(device), self.size).cpu())
+                    bar.update(len(part))
+                values = torch.cat(parts)
                 if not bool(torch.isfinite(values).all()):
                     raise UserError(f"dataset.weights={self.weights}: gives features that half precision cannot hold")
                 arrays.write(chunk, values.numpy())
                 done += len(values)
-                bar.update(len(values))
                 now = time.monotonic()
                 if not terminal and (now - last_line > INTERVAL or done == total):
                     last_line, speed = now, (done - before) / (now - started)
