@@ -7,10 +7,10 @@ DEMO   := outputs/demo
 DATA   ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check figures bench particles wheel clean
+.PHONY: help setup demo test lint check figures figures-gpu bench particles wheel clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(READY) ## make .venv and install mfrun with everything it needs
 
@@ -36,8 +36,11 @@ lint: $(READY) ## style and types
 
 check: lint test ## lint and test
 
-figures: $(READY) ## the runs and pictures of the README (about an hour on 2 cores; DATA=folder of MNIST)
+figures: $(READY) ## the runs and pictures of the README and docs/figures.md (about an hour on 2 cores; DATA=folder)
 	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh
+
+figures-gpu: $(READY) ## every figure of the paper in full, for docs/figures.md (many hours; DATA=folder)
+	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh full
 
 bench: $(READY) ## time of a step, finite and at n = infinity, against plain PyTorch and the matrix products
 	$(BIN)/python scripts/bench.py --out outputs/bench.csv

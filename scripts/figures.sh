@@ -1,25 +1,54 @@
 #!/bin/sh
-# The runs behind the README's pictures and tables, and the pictures themselves. Two streams of runs, one core each, so
-# that they never share one. MFRUN_DATA names the folder that holds MNIST in torchvision's layout.
+# The runs behind the README's and docs/figures.md's pictures and tables, and the pictures themselves.
+#
+#     sh scripts/figures.sh          what a laptop does in about an hour: two streams of runs, one core each
+#     sh scripts/figures.sh full     every figure of the paper in full, one run at a time, on the GPU
+#
+# MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout. Unfinished sweeps go on where they
+# were.
 set -eu
 cd "$(dirname "$0")/.."
 OUT=outputs/figures
+mkdir -p "$OUT" docs
+resume() { [ -e "$OUT/$1/sweep.yaml" ] && echo true || echo false; }
+
+if [ "${1:-}" = full ]; then
+    mfrun data cifar10_vgg16 || echo "cifar10_vgg16: no features" >&2
+    # A data set that is missing must not keep the other figures from running; the page says what was not run.
+    for file in conf/figure/*.yaml; do
+        name=$(basename "$file" .yaml)
+        mfrun sweep "+figure=$name" "dir=$OUT/full/$name" "resume=$(resume "full/$name")" ||
+            echo "$name: not finished" >&2
+    done
+    exec python scripts/figures_page.py --runs "$OUT"
+fi
+
 pin() { core=$1; shift; if command -v taskset >/dev/null; then taskset -c "$core" "$@"; else "$@"; fi; }
 sweep() { core=$1; name=$2; shift 2
-    # An unfinished sweep goes on where it was.
-    resume=false; [ ! -e "$OUT/$name/sweep.yaml" ] || resume=true
-    pin "$core" mfrun sweep "$@" threads=1 "dir=$OUT/$name" "resume=$resume"; }
+    pin "$core" mfrun sweep "$@" threads=1 "dir=$OUT/$name" "resume=$(resume "$name")"; }
+# A preset cut short; fewer particles serve a picture.
+short() { core=$1; name=$2; shift 2
+    sweep "$core" "short/$name" "+figure=$name" particles.first=1024 particles.last=512 "$@"; }
 
-mkdir -p "$OUT" docs
 (
-    sweep 0 gaussians dataset=gaussians depth=5 'widths=[50,100,200,400,800,inf]' steps=30000 replicates=4
-    sweep 0 mnist_figure6 dataset=mnist depth=4 'widths=[100,200,400,800]' steps=10000
+    # The README's two commands are these, figure by figure.
+    sweep 0 gaussians +figure=fig5_top budget=0.3 replicates=4 keep_checkpoints=1
+    sweep 0 mnist_figure6 +figure=fig6b 'widths=[100,200,400,800]' budget=0.1
+    short 0 fig5_bottom 'widths=[50,100,200,400,inf]' budget=0.05
+    short 0 fig7 'widths=[100,200,400,inf]' budget=0.05
+    short 0 fig10a 'widths=[50,100,200,400,inf]' budget=0.1
+    short 0 fig10b 'widths=[100,400,inf]' budget=0.05
+    if [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py" ]; then
+        short 0 fig8b 'widths=[200,400,inf]' budget=0.02
+    fi
 ) &
 first=$!
 sweep 1 mnist_4layers dataset=mnist depth=4 'widths=[100,200,400,inf]' steps=100000 replicates=2 \
     particles.first=1024
 sweep 1 mnist_3layers dataset=mnist depth=3 'widths=[100,200,400,inf]' steps=15000 replicates=4 \
     particles.first=1024 particles.last=512
+short 1 fig6a 'widths=[100,200,400,inf]' budget=0.05
+short 1 fig6c 'widths=[100,200,400,inf]' budget=0.05
 wait "$first"
 
 picture() { mfrun plot "$OUT/$1" --out "docs/$1.png" --title "$2"; }
@@ -33,3 +62,7 @@ compare gaussians population_loss,population_error 100,1000,10000,30000
 compare mnist_3layers test_loss,test_error 100,300,1000,3000,10000
 compare mnist_4layers test_loss,test_error 100,1000,3000,10000,30000,100000
 mfrun statics "$OUT/gaussians/width=inf" && cp "$OUT/gaussians/width=inf/statics.png" docs/gaussians_statics.png
+mfrun statics "$OUT/gaussians/width=inf" --step all --out "$OUT/statics"
+cp "$OUT/statics/statics.png" docs/gaussians_rates.png
+mfrun plot "$OUT/gaussians" --weights --widths 50,800,inf --out docs/gaussians_weights.png
+pin 0 python scripts/figures_page.py --runs "$OUT"
