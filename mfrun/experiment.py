@@ -68,6 +68,17 @@ class Experiment:
         alike = math.isinf(self.cfg.width) and self.cfg.replicate_data == "shared"
         return 1 if alike else self.cfg.replicates
 
+    @property
+    def flops(self) -> float:
+        """Floating point operations of a step, to a few per cent: three passes, a product and a sum for each weight."""
+        data = (
+            self.problem.image if isinstance(self.architecture, ConvArchitecture) else self.problem.d,
+            self.problem.n_out,
+        )
+        cfg = self.cfg
+        one = self.architecture.multiplications(cfg.width, cfg.depth, data, self.particles)  # type: ignore[arg-type]
+        return 6 * cfg.batch * self.replicates * one
+
     def network(self) -> Network:
         """The network at step 0."""
         cfg = self.cfg

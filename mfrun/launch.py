@@ -9,7 +9,8 @@ import os
 import re
 import sys
 import traceback
-from contextlib import nullcontext
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +25,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mfrun import config, help
+from mfrun import config, help, local
 from mfrun.errors import ConfigError, UserError
-from mfrun.progress import Runs
+from mfrun.progress import Runs, say
 from mfrun.registry import reason, suggest
 from mfrun.run import RunDirectory, read_sweep, write_sweep
 
@@ -98,6 +99,11 @@ def sweep(argv: list[str]) -> int:
     if twice:
         raise UserError(f"{twice}: given twice")
     local = not any(f.startswith("hydra/launcher=") for f in overrides)
+    if local:
+        import torch
+
+        # A process that has used several threads cannot be copied, and the runs will be copies of this one.
+        torch.set_num_threads(1)
     for node, name in zip(nodes, names, strict=True):
         _validate(node, RunDirectory(top / name), load=local)
     if base.resume:
@@ -107,8 +113,13 @@ def sweep(argv: list[str]) -> int:
     write_sweep(top, {"overrides": lasting, "swept": _swept_keys(parsed), "title": base.title})
     arguments = [_line(o) for o in parsed if o.key_or_group != "dir"]
     subdir = ",".join(f"{k}={_value_of(k)}" for k in _swept_keys(parsed))
-    with Runs(len(jobs)):
-        _hydra("sweep", [*arguments, f"dir={_quote(str(top))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags])
+    words = [*arguments, f"dir={_quote(str(top))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags]
+    if local:
+        waiting: list[_Run] = []
+        _hydra("sweep", words, lambda node: waiting.append(_prepared(node)))
+        _train_together(waiting, base.threads)
+    else:
+        _hydra("sweep", words)
     from mfrun.study.status import table
 
     runs = [RunDirectory(top / name) for name in names]
@@ -118,33 +129,72 @@ def sweep(argv: list[str]) -> int:
     return 1 if _failures or "failed" in states else 0
 
 
-def _task(node: DictConfig) -> str:
-    """What Hydra runs for every job, here or in the process that a launcher started."""
-    run = RunDirectory(HydraConfig.get().runtime.output_dir)
-    from mfrun.dynamics.train import train as train_run
+@dataclass
+class _Run:
+    """A run that Hydra has prepared.
 
-    try:
-        cfg = config.check(node)
-        # A launcher may have started this job in a process of its own, which knows nothing of the others.
-        with Runs.current.run() if Runs.current else nullcontext():
-            return str(train_run(cfg, config.content(node), run, _problem(node, cfg), _label(run))["state"])
-    except UserError as error:
-        _failures.append(error)
-        if HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN:
-            print(f"mfrun: {run.path.name}: {error}", file=sys.stderr)
-        return "failed"
-    except Exception as error:
-        # One broken job must not take the rest of a sweep with it.
-        _failures.append(error)
-        print(f"mfrun: {run.path.name}: {type(error).__name__}: {error}", file=sys.stderr)
-        if HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN:
-            traceback.print_exc(file=sys.stderr)
-        return "failed"
+    Attributes:
+        label: what a run of a sweep is called while it trains; None for a run by itself.
+    """
+
+    folder: RunDirectory
+    cfg: config.Config
+    node: DictConfig
+    label: str | None
+
+    def train(self, threads: int | None) -> bool:
+        """Train with so many threads; False where that fails, which in a sweep must not take the others with it."""
+        from mfrun.dynamics.train import train as train_run
+
+        try:
+            cfg = replace(self.cfg, threads=threads)
+            train_run(cfg, config.content(self.node), self.folder, _problem(self.node, cfg), self.label)
+            return True
+        except Exception as error:
+            _failures.append(error)
+            if self.label:
+                expected = isinstance(error, UserError)
+                say(f"mfrun: {self.label}: {error if expected else f'{type(error).__name__}: {error}'}")
+                if not expected:
+                    traceback.print_exc(file=sys.stderr)
+            return False
+
+    def finished(self) -> bool:
+        """Whether a resumed sweep has nothing left to do here."""
+        return self.folder.exists() and self.folder.done() and self.folder.status().get("steps") == self.cfg.steps
+
+    def job(self) -> local.Job:
+        """What the schedule has to know."""
+        from mfrun.experiment import assemble
+
+        left = self.cfg.steps - int(self.folder.status().get("step", 0))
+        flops = assemble(self.cfg, _problem(self.node, self.cfg)).flops
+        return local.Job(self.train, self.folder.path.name, left, flops)
 
 
-def _label(run: RunDirectory) -> str | None:
-    """What a job of a sweep is called while it runs: its folder, which names the swept keys' values."""
-    return run.path.name if HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN else None
+def _prepared(node: DictConfig) -> _Run:
+    folder = RunDirectory(HydraConfig.get().runtime.output_dir)
+    swept = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
+    return _Run(folder, config.check(node), node, folder.path.name if swept else None)
+
+
+def _task(node: DictConfig) -> None:
+    """What Hydra runs for a job, here or in the process that a launcher has started."""
+    run = _prepared(node)
+    run.train(run.cfg.threads)
+
+
+def _train_together(runs: list[_Run], threads: int | None) -> None:
+    """Train the runs of a sweep on this machine."""
+    from mfrun.experiment import resolve_device
+
+    jobs = [run.job() for run in runs if not run.finished()]
+    with Runs(len(runs), done=len(runs) - len(jobs)):
+        if any(resolve_device(run.cfg.device).type == "cuda" for run in runs):
+            local.run_on_streams(jobs)
+        else:
+            for job in local.run_side_by_side(jobs, threads or local.cores()):
+                _failures.append(RuntimeError(job.label))
 
 
 def _validate(node: DictConfig, run: RunDirectory, load: bool = True) -> None:
@@ -178,13 +228,12 @@ def _problem(node: DictConfig, cfg: config.Config) -> Any:
 
     key = json.dumps([OmegaConf.to_container(node.dataset, resolve=True), cfg.dtype, cfg.device], sort_keys=True)
     if key not in _problems:
-        _problems.clear()
         _problems[key] = load_problem(cfg)
     return _problems[key]
 
 
-def _hydra(command: str, argv: list[str]) -> None:
-    """Hand over to Hydra, as if it had been called from the shell."""
+def _hydra(command: str, argv: list[str], task: Callable[[DictConfig], None] = _task) -> None:
+    """Hand over to Hydra, as if it had been called from the shell; it calls ``task`` for every job."""
     _failures.clear()
     config.store_schema()
     before, sys.argv = sys.argv, [f"mfrun {command}", *argv]
@@ -192,7 +241,7 @@ def _hydra(command: str, argv: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     GlobalHydra.instance().clear()
     try:
-        hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")(_task)()
+        hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")(task)()
     finally:
         sys.argv = before
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import ClassVar
 
@@ -13,6 +14,9 @@ from tqdm import tqdm
 
 # Seconds between two lines of a log.
 INTERVAL = 10.0
+
+# Which run of the sweep this thread trains, and on which line its bar is.
+_place: ContextVar[tuple[int, int]] = ContextVar("place", default=(0, 0))
 
 
 def say(line: str) -> None:
@@ -22,24 +26,21 @@ def say(line: str) -> None:
 
 
 class Runs:
-    """Runs done in a sweep: a bar above the one of the run in hand; in a log, a count before the run's name."""
+    """Runs done in a sweep: a bar above those of the runs in hand; in a log, a count before a run's name."""
 
     current: ClassVar[Runs | None] = None
 
-    def __init__(self, total: int) -> None:
-        self.total, self.started = total, 0
+    def __init__(self, total: int, done: int = 0) -> None:
+        self.total, self.started = total, done
         self.bar = tqdm(
-            total=total, desc="sweep", unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True, position=0
+            total=total,
+            initial=done,
+            desc="sweep",
+            unit="run",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            position=0,
         )
-
-    @contextmanager
-    def run(self) -> Iterator[None]:
-        """One of the runs."""
-        self.started += 1
-        try:
-            yield
-        finally:
-            self.bar.update(1)
 
     def __enter__(self) -> Runs:
         Runs.current = self
@@ -50,6 +51,19 @@ class Runs:
     ) -> None:
         Runs.current = None
         self.bar.close()
+
+
+@contextmanager
+def in_sweep(line: int) -> Iterator[None]:
+    """The next run of the sweep starts; its bar is on this line below the sweep's."""
+    if Runs.current is not None:
+        Runs.current.started += 1
+        token = _place.set((Runs.current.started, line))
+    try:
+        yield
+    finally:
+        if Runs.current is not None:
+            _place.reset(token)
 
 
 class Progress:
@@ -63,8 +77,9 @@ class Progress:
 
     def __init__(self, label: str, steps: int, done: int = 0) -> None:
         runs = Runs.current
+        number, line = _place.get()
         if runs is not None:
-            label = f"[{runs.started}/{runs.total}] {label}"
+            label = f"[{number}/{runs.total}] {label}"
         self.label, self.steps = label, steps
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -75,7 +90,7 @@ class Progress:
             disable=not self._terminal,
             dynamic_ncols=True,
             smoothing=0.1,
-            position=0 if runs is None else 1,
+            position=line,
             leave=runs is None,
         )
         self._last_line = time.monotonic()

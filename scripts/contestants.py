@@ -101,7 +101,7 @@ class JaxScan:
 
 
 def floor(net: Dense, x: Tensor) -> Step:
-    """The products of one step, each by its fastest route: forward and update in all layers, backward in all but one."""
+    """The products of one step, each by its fastest route: forward, update, and backward in all layers but one."""
     B = len(x)
     W = [w[0].clone() for w in net.W]
     a = [torch.randn(w.shape[0], B) for w in W]

@@ -384,17 +384,18 @@ def test_diverging_run_in_a_sweep(capfd: pytest.CaptureFixture[str]) -> None:
 def test_stopped_sweep_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     argv = [*TINY[2:], "threads=1", "alpha=0.01", "steps=8000"]
     process = start("sweep", *argv, "widths=[3,5]", "dir=s")
-    wait_until(lambda: steps_logged("s/width=5") >= 100, process)
+    wait_until(lambda: steps_logged("s/width=3") >= 100, process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Traceback" not in err
-    assert (status("s/width=3")["state"], status("s/width=5")["state"]) == ("finished", "interrupted")
-    finished = Path("s/width=3/metrics.csv").stat().st_mtime_ns
+    # The longest run comes first.
+    assert (status("s/width=5")["state"], status("s/width=3")["state"]) == ("finished", "interrupted")
+    finished = Path("s/width=5/metrics.csv").stat().st_mtime_ns
 
     assert here("sweep", "dir=s", "resume=true", "widths=[3,5,6]") == 0
-    assert Path("s/width=3/metrics.csv").stat().st_mtime_ns == finished
-    for n in (5, 6):
+    assert Path("s/width=5/metrics.csv").stat().st_mtime_ns == finished
+    for n in (3, 6):
         assert here("train", *argv, f"width={n}", f"dir=straight{n}") == 0
         assert curves(f"s/width={n}") == curves(f"straight{n}")
     # One run of the sweep can be lengthened by itself.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from mfrun.problems.problem import Problem
 from mfrun.problems.streams import BLOCK
 from mfrun.progress import Progress, say
 from mfrun.run import RunDirectory
+from mfrun.signals import Signals
 
 
 def train(
@@ -92,7 +91,7 @@ class _Loop:
         ws = network.workspace(cfg.batch)
         evaluate_at = set(self.grid) - self.evaluated
         self.run.write_status("running", **self._facts())
-        with _Signals() as signals, Progress(self.label, cfg.steps, self.step) as progress:
+        with Signals(), Progress(self.label, cfg.steps, self.step) as progress:
             for k in range(self.step, cfg.steps + 1):
                 self.step = k
                 if k in evaluate_at:
@@ -101,10 +100,10 @@ class _Loop:
                         return self._finish("diverged")
                 if k == cfg.steps:
                     break
-                if signals.received:
+                if Signals.received:
                     self._save()
                     self.run.write_status("interrupted", **self._facts())
-                    raise Interrupted(signals.received)
+                    raise Interrupted(Signals.received)
 
                 if k % BLOCK == 0 or k == self.first_step:
                     rates = self._rates(k)
@@ -222,30 +221,3 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
             continue
         why = f"{run.path} was started with {key}={before.get(key)}; only a longer steps= may change on resume=true"
         raise ConfigError(key, now.get(key), why)
-
-
-class _Signals:
-    """Ctrl-C and SIGTERM ask the loop to stop at the next step; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread: whoever owns that handles signals
-                break
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = number

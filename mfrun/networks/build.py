@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -48,6 +49,14 @@ class DenseArchitecture:
         if min(widths) < 1:
             raise ConfigError("architecture.ratios", self.ratios, f"leaves a layer without neurons at width={n}")
         return widths
+
+    def multiplications(self, width: float, depth: int, data: tuple[int, int], particles: Particles) -> float:
+        """Weights that one sample meets on its way through; ``data`` is (d, n_out)."""
+        if math.isinf(width):
+            # The other layers are small beside the particles of the first one, whose number counts all sets.
+            return particles.first * (data[0] + data[1])
+        sizes = [data[0], *self.widths(int(width), depth), data[1]]
+        return sum(j * k for j, k in itertools.pairwise(sizes))
 
     def check(self, depth: int) -> None:
         """Raises ConfigError where the number of ratios does not fit the depth."""

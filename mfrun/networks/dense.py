@@ -119,8 +119,12 @@ class Dense(Network):
         return Workspace(self, batch, backward)
 
     def nonpositive(self, ws: Workspace) -> list[Tensor]:
-        hidden = zip(self.widths, self.p[1:], ws.h, strict=False)
-        return [p.mean((h.view(self.replicates, n, -1) <= 0).to(h.dtype)).sum(-1) for n, p, h in hidden]
+        shares = []
+        for l, (n, h) in enumerate(zip(self.widths, ws.h, strict=False)):
+            # The comparison writes numbers that sum fast; after a forward pass alone, a_l is free to hold them.
+            where = torch.le(h, 0, out=torch.empty_like(h) if ws.D else ws.a[l])
+            shares.append(self.p[l + 1].mean(where.sum(-1).view(self.replicates, n, 1)).squeeze(-1))
+        return shares
 
     def forward(self, x: Tensor, ws: Workspace) -> Tensor:
         """Forward pass, Eq. (38).

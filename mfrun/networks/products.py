@@ -20,6 +20,10 @@ from torch import Tensor
 Prepared = Callable[[float], Any]
 Route = Callable[[Tensor, Tensor, Tensor, Tensor | None], Prepared]
 
+# torch's switches, which its type hints do not know.
+_cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+_gpu: Any = torch.backends.cuda.matmul
+
 PRECISIONS = ("float32", "tf32", "bf16")
 # Multiplications up to which BLAS, called directly on one core, beats torch's products on any number of cores.
 SMALL = 1_500_000
@@ -68,18 +72,18 @@ def arrange(precision: str, device: torch.device, largest: int) -> tuple[Product
     Returns:
         How to compute them, and a word for the log.
     """
-    torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+    _cpu.fp32_precision = "ieee"
     if device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        _gpu.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         return Products(bf16=precision == "bf16"), f"cuBLAS, {precision}"
     if precision == "bf16":
         # The factors are bfloat16 numbers already; hardware that has units for them may use them.
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        _cpu.fp32_precision = "bf16"
         return Products(bf16=True), "bfloat16 factors, float32 sums"
     if largest >= 256 and _onednn_pays(torch.get_num_threads()):
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        _cpu.fp32_precision = "bf16"
         return Products(), "oneDNN"
-    return Products(), "MKL" if torch.backends.mkl.is_available() else "BLAS"
+    return Products(), "MKL" if torch.backends.mkl.is_available() else "BLAS"  # type: ignore[no-untyped-call]
 
 
 @functools.cache
@@ -89,10 +93,10 @@ def _onednn_pays(threads: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     A, B = torch.randn((512, 512), generator=generator), torch.randn((512, 128), generator=generator)
     exact, out = A.double() @ B.double(), torch.empty((512, 128))
-    before, seconds = torch.backends.mkldnn.matmul.fp32_precision, {}
+    before, seconds = _cpu.fp32_precision, {}
     try:
         for setting in ("ieee", "bf16"):
-            torch.backends.mkldnn.matmul.fp32_precision = setting
+            _cpu.fp32_precision = setting
             times = []
             for _ in range(12):
                 begin = time.perf_counter()
@@ -101,7 +105,7 @@ def _onednn_pays(threads: int) -> bool:
             seconds[setting] = min(times)
         error = float((out.double() - exact).norm() / exact.norm())
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        _cpu.fp32_precision = before
     return error < EXACT and seconds["ieee"] > WORTH_IT * seconds["bf16"]
 
 
