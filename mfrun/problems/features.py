@@ -119,6 +119,8 @@ class VGG16Features:
             problem = dataset.load(torch.float32, torch.device("cpu"))
         except ConfigError as error:
             raise ConfigError(f"dataset.source.{error.key}", error.value, error.allowed) from error
+        except UserError as error:  # a set names its keys as where it is not a source; `root` is the same here
+            raise UserError(str(error).replace("dataset.download", "dataset.source.download")) from error
         pixels = isinstance(problem, FiniteProblem) and all(x.dtype == torch.uint8 for x, _ in problem.data.values())
         if not pixels or problem.image is None or problem.image[2] not in (1, 3):
             why = "has no images of 8 bits a pixel, grey or RGB; an .npz has them as uint8 (N, H, W, 3) or (N, H, W, 1)"
