@@ -538,7 +538,7 @@ LINES = [
     (ARRAYS_VGG16 + " dataset.root=a.npz", "^a.npz/vgg16/.*: cannot be written to"),
     (ARRAYS_VGG16 + " device=cuda:99", "^device=cuda:99: not available"),
     (ARRAYS_VGG16 + " threads=0", "^threads=0: must be at least 1"),
-    ("data cifar10_vgg16 dataset.root=no dataset.source.download=false", "^dataset.root=no: .*; dataset.source.download="),
+    ("data cifar10_vgg16 dataset.root=n dataset.source.download=false", "^dataset.root=n: .*dataset.source.download"),
     ("train dataset=arrays_vgg16 dataset.source.path=b.npz", "^dataset.source.path=b.npz: no such file"),
 ]  # fmt: skip
 
