@@ -42,7 +42,7 @@ complete -c mfrun -a '(mfrun _complete (commandline -cp) 2>/dev/null)'
 OPTIONS = {
     "train": ("--help", "--cfg", "--info", "--config-dir", "--debug"),
     "sweep": ("--help", "--cfg", "--info", "--config-dir", "--debug"),
-    "check": ("--help", "--cfg", "--info", "--config-dir", "--debug"),
+    "check": ("--help", "--train", "--cfg", "--info", "--config-dir", "--debug"),
     "data": ("--help", "--config-dir", "--debug"),
     "completion": tuple(SCRIPTS),
 }

@@ -1,7 +1,7 @@
 """``mfrun check``: how the sizes of a network's arrays, and their changes in a step, depend on n.
 
-The coordinate check of Yang et al. (arXiv 2203.03466, Appendix D.1): networks of several widths train for a few steps,
-and the root mean square (RMS) over neurons, samples and initialisations of
+The coordinate check of Yang et al. (arXiv 2203.03466, Appendix D.1): networks of several widths take a few steps of
+SGD, and the root mean square (RMS) over neurons, samples and initialisations of
 
     h_l, a_l, W_l         the pre-activations, their images under sigma and the weights of layer l; h_{L+1} = yhat
     the change of each    from one step to the next
@@ -9,6 +9,10 @@ and the root mean square (RMS) over neurons, samples and initialisations of
 is held against n. Under the mean field scaling none of them depends on n for large n (Section 3.1 of the paper).
 Samples are a fixed set that does not change from step to step. Weights are those of the scaling's own notation, see
 :mod:`mfrun.networks.scaling`.
+
+A scaling is a statement about the response to any error signal dL/dyhat of order 1. Steps therefore follow random
+signals, the same for all widths: the one of the loss may cancel (a softmax's sums to 0 over the classes, and the output
+weights of all classes have one mean mu2, so that nothing below layer L moves at first in the limit, under any scaling).
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.lines import Line2D
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mfrun import config, launch
 from mfrun.errors import ConfigError, UserError
 from mfrun.experiment import Experiment, assemble
 from mfrun.progress import say
+from mfrun.seeds import generator
 from mfrun.study import style
 from mfrun.study.power_law import PowerLaw, power_law
 
@@ -38,7 +44,9 @@ SAMPLES = 200
 # Wrong scalings are off by factors n^(1/2) or n: an exponent nearer to 0 than to 1/2 is that of a quantity of order 1.
 TOLERANCE = 0.25
 NAMES = {"h": "pre-activations $h_l$", "a": "outputs $a_l$", "W": "weights $W_l$"}
-FINE = ("O(1)", "zero")
+FINE = ("O(1)", "zero", "starts at 0")
+# The command's own flag, beside Hydra's: follow the loss's error signal.
+TRAIN = "--train"
 
 
 def main(argv: list[str]) -> int:
@@ -47,7 +55,8 @@ def main(argv: list[str]) -> int:
     Returns:
         0 where every quantity of every layer is of order 1, else 1.
     """
-    flags, given = launch._split(argv)
+    train = TRAIN in argv
+    flags, given = launch._split([a for a in argv if a != TRAIN])
     overrides = launch._over(DEFAULTS, given)
     if launch._only_prints("check", [*overrides, *flags]):
         return 0
@@ -58,20 +67,14 @@ def main(argv: list[str]) -> int:
             raise ConfigError("width", o.value(), "the check compares widths=[...]")
     node = launch._compose(overrides, flags)
     folder = launch._folder(node)
-    widths = _widths(config.check(node))
-    experiments = []
-    for n in widths:
-        node.width = n
-        cfg = config.check(node)
-        experiments.append(assemble(cfg, launch._problem(node, cfg)))
+    experiments = assemble_widths(node)
+    cfg = experiments[0].cfg
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    if cfg.steps < 1:
-        raise ConfigError("steps", cfg.steps, "changes from step to step need at least one")
     frames = []
     for experiment in experiments:
-        frames.append(pd.DataFrame(measure(experiment)))
-        say(f"n={experiment.cfg.width}  {cfg.steps} steps of {experiment.replicates} networks")
+        frames.append(pd.DataFrame(measure(experiment, train)))
+        say(f"n={experiment.cfg.width}  {cfg.steps} steps of {cfg.replicates} networks")
     steps = pd.concat(frames, ignore_index=True)
     found = judge(steps)
 
@@ -79,27 +82,43 @@ def main(argv: list[str]) -> int:
     steps.to_csv(folder / "check_steps.csv", index=False)
     table(found).to_csv(folder / "check.csv", index=False)
     what = f"scaling={cfg.scaling['name']}, dataset={cfg.dataset['name']}"
-    print(f"{what}: RMS over neurons, {SAMPLES} samples, {experiment.replicates} networks and steps 0 to {cfg.steps}")
+    print(f"{what}: RMS over neurons, {SAMPLES} samples, {cfg.replicates} networks and steps 0 to {cfg.steps}")
     print(text(found))
     _figure(found, f"Coordinate check, {what}", folder / "check.png")
     print(f"\n{folder / 'check.csv'}\n{folder / 'check.png'}")
     return 0 if all(q.verdict in FINE for q in found) else 1
 
 
-def _widths(cfg: config.Config) -> list[int]:
-    widths = sorted(set(cfg.widths))
-    if math.inf in widths:
-        raise ConfigError("widths", [config.width_label(w) for w in cfg.widths], "the check is about finite widths")
-    if len(widths) < 3:
-        raise ConfigError("widths", cfg.widths, "a power of n is fitted to at least three widths")
-    return [int(w) for w in widths]
+def assemble_widths(node: DictConfig) -> list[Experiment]:
+    """An experiment for each of the configuration's ``widths``, in ascending order.
+
+    Raises:
+        ConfigError: fewer than three widths, an infinite one, no steps, or what a run would refuse.
+    """
+    cfg = config.check(node)
+    labels = f"[{','.join(map(config.width_label, cfg.widths))}]"
+    if math.inf in cfg.widths:
+        raise ConfigError("widths", labels, "the check is about finite widths")
+    if len(set(cfg.widths)) < 3:
+        raise ConfigError("widths", labels, "a power of n is fitted to at least three widths")
+    if cfg.steps < 1:
+        raise ConfigError("steps", cfg.steps, "changes from step to step need at least one")
+    experiments = []
+    for n in sorted(set(cfg.widths)):
+        cfg = config.check(OmegaConf.merge(node, {"width": n}))  # type: ignore[arg-type]
+        experiments.append(assemble(cfg, launch._problem(node, cfg)))
+    return experiments
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure(experiment: Experiment) -> Iterator[dict[str, float | int | str]]:
-    """Train one width, and yield the RMS of every quantity before each step and at the end.
+def measure(experiment: Experiment, train: bool = False) -> Iterator[dict[str, float | int | str]]:
+    """Take the steps of one width, and yield the RMS of every quantity before each step and at the end.
+
+    Args:
+        experiment: the width, with the data and the rates.
+        train: follow the loss's error signal, not a random one.
 
     Yields:
         ``n``, ``step``, ``layer`` (1 .. L + 1), ``quantity`` (``h``, ``a`` or ``W``), its ``rms``, and ``change``, the
@@ -125,7 +144,12 @@ def measure(experiment: Experiment) -> Iterator[dict[str, float | int | str]]:
         before = now
         if k < cfg.steps:
             x, y = stream.batch(k)
-            D = experiment.loss.gradient(y, network.forward(x, ws))
+            yhat = network.forward(x, ws)
+            if train:
+                D = experiment.loss.gradient(y, yhat)
+            else:
+                signal = torch.randn(yhat.shape[-2:], generator=generator("error signal", cfg.seed.data, k))
+                D = signal.to(yhat).expand_as(yhat).contiguous()
             network.descend(x, D, [r / cfg.batch for r in rates[k]], ws)
 
 
@@ -147,7 +171,8 @@ class Quantity:
         change: whether it is the change in a step.
         sizes: RMS over the steps by n.
         law: its power of n.
-        verdict: ``O(1)``, ``vanishing``, ``exploding``, or ``zero`` where nothing is there at any width.
+        verdict: ``O(1)``, ``vanishing``, ``exploding``, ``zero`` where nothing is there at any width, or ``starts at
+            0``, see :func:`judge`.
     """
 
     layer: int
@@ -171,7 +196,12 @@ class Quantity:
 
 
 def judge(steps: pd.DataFrame) -> list[Quantity]:
-    """The quantities of every layer, layer by layer, from what :func:`measure` has yielded for all widths."""
+    """The quantities of every layer, layer by layer, from what :func:`measure` has yielded for all widths.
+
+    A size that vanishes while its change does not is 0 in the limit at the start, by a symmetry (an odd sigma of
+    symmetric pre-activations), and of order 1 as soon as it has moved. So is the change of W_l ~ D_l a_{l-1}^T above an
+    a_{l-1} of that kind, where it falls no faster than a_{l-1}.
+    """
     found = []
     for layer in sorted(steps["layer"].unique()):
         for change in (False, True):
@@ -187,6 +217,16 @@ def judge(steps: pd.DataFrame) -> list[Quantity]:
                 law, verdict = verdict_of(sizes)
                 output = layer == steps["layer"].max()
                 found.append(Quantity(int(layer), output, name, change, sizes, law, verdict))
+    moving = {(q.layer, q.name) for q in found if q.change and q.verdict in ("O(1)", "exploding")}
+    below = {}
+    for q in found:
+        if q.verdict == "vanishing" and not q.change and (q.layer, q.name) in moving:
+            q.verdict = "starts at 0"
+            below[q.layer + 1, q.name] = q.law.exponent
+    for q in found:
+        slowest = below.get((q.layer, "a"), math.inf) - TOLERANCE
+        if q.verdict == "vanishing" and q.change and q.name == "W" and q.law.exponent > slowest:
+            q.verdict = "starts at 0"
     return found
 
 
