@@ -82,7 +82,7 @@ def _keys(file: Path, group: str | None) -> list[tuple[str, str]]:
     # What a global file sets lies outside its group.
     prefix = f"{group}." if group and "@package _global_" not in text else ""
     for line in text.splitlines():
-        match = re.match(r"( *)([a-z_0-9]+):(?: +(.*?))?(?: +# (.*))?$", line)
+        match = re.match(r"( *)([a-z_0-9]+):(?: +([^ #].*?))?(?: +# (.*))?$", line)
         if not match:
             continue
         indent, key, value, comment = len(match[1]) // 2, match[2], match[3] or "", match[4]
