@@ -190,8 +190,9 @@ def _train_together(runs: list[_Run], threads: int | None) -> None:
 
     jobs = [run.job() for run in runs if not run.finished()]
     with Runs(len(runs), done=len(runs) - len(jobs)):
-        if any(resolve_device(run.cfg.device).type == "cuda" for run in runs):
-            local.run_on_streams(jobs)
+        device = resolve_device(runs[0].cfg.device)
+        if device.type == "cuda":
+            local.run_on_streams(jobs, device)
         else:
             for job in local.run_side_by_side(jobs, threads or local.cores()):
                 _failures.append(RuntimeError(job.label))

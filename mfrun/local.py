@@ -17,11 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mfrun.errors import Interrupted
 from mfrun.progress import Runs, in_sweep, say
 from mfrun.signals import Signals
+
+if TYPE_CHECKING:
+    import torch
 
 # A step's cost beside its multiplications, and their speed on one core; only the ratio matters for the schedule.
 OVERHEAD, SPEED = 1e-4, 8e10
@@ -106,7 +109,7 @@ def run_side_by_side(jobs: Sequence[Job], cores: int) -> list[Job]:
     return processes.failed
 
 
-def run_on_streams(jobs: Sequence[Job]) -> None:
+def run_on_streams(jobs: Sequence[Job], device: torch.device) -> None:
     """Train on the GPU, several at a time.
 
     Raises:
@@ -119,8 +122,8 @@ def run_on_streams(jobs: Sequence[Job]) -> None:
     def go(job: Job) -> None:
         slot = slots.pop()
         if not Signals.received:
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            with torch.cuda.stream(stream), in_sweep(slot):
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            with torch.cuda.device(device), torch.cuda.stream(stream), in_sweep(slot):
                 job.go(1)
         slots.append(slot)
 

@@ -13,12 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import ACTIVATIONS, LOSSES, forward, labels
 
+from mfrun.dynamics.schedules import Constant, Power
+from mfrun.dynamics.steps import Counted, Eager
 from mfrun.networks import activations
 from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.dense import Dense, Workspace
 from mfrun.networks.laws import Normal
 from mfrun.networks.measures import Measure
+from mfrun.networks.particles import Particles
+from mfrun.networks.products import Products, routes
 from mfrun.problems import losses
+from mfrun.problems.datasets import IsotropicGaussians
+from mfrun.problems.losses import Squared
 from mfrun.problems.tasks import Task
 from mfrun.registry import find
 
@@ -241,3 +247,58 @@ def test_slope_of_leaky_relu():
         sigma.backward(torch.ones_like(h), h, a, out=out)
         assert a.tolist() == [-2 * slope, 3.0]
         assert out.tolist() == [slope, 1.0]
+
+
+@pytest.mark.parametrize("schedule", [Constant(), Power(p=0.5, multipliers=[1.0, 0.5, 2.0])])
+@pytest.mark.parametrize("width", [5, math.inf])
+def test_counted_steps_are_the_eager_ones(width, schedule):
+    """What a GPU replays, sample and rate found by a counter on the device, run here step by step."""
+    problem = IsotropicGaussians(d=3).load(torch.float64, torch.device("cpu"))
+    init = Init(Normal(), tau1=1.0, mu2=1.0, tau2=0.5, mu3=0.0, tau3=0.3)
+    particles = Particles(first=32, last=16, nodes=3, sets=2)
+    states = []
+    for kind in (Eager, Counted):
+        shape = {"width": width, "depth": 3, "d": 3, "n_out": 1, "particles": particles, "dtype": torch.float64}
+        network = build(DenseArchitecture(), activations.Tanh(), init, **shape)
+        start = network.state()["W2"].clone()
+        steps = kind(
+            network, problem.stream(0, 10, "iid"), Squared(), schedule, alpha=0.1, steps=600, batch=10, layers=3
+        )
+        for k, end in itertools.pairwise([0, 7, 256, 300, 512, 600]):
+            assert steps.advance(k, end) == end
+        states.append(network.state())
+        assert not torch.allclose(start, network.state()["W2"], rtol=1e-2)
+    for name, array in states[0].items():
+        torch.testing.assert_close(array, states[1][name], rtol=1e-10, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    shape=st.tuples(*[st.integers(1, 20)] * 3),
+    stack=st.sampled_from([0, 1, 3]),
+    flip=st.tuples(st.booleans(), st.booleans()),
+    start=st.sampled_from(["none", "out", "column"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**31),
+)
+def test_products(shape, stack, flip, start, dtype, seed):
+    """Every library writes start + alpha A B, for matrices and stacks, as they are or transposed, one column too."""
+    m, k, n = shape
+    g = torch.Generator().manual_seed(seed)
+
+    def randn(rows, columns, flipped=False):
+        size = (columns, rows) if flipped else (rows, columns)
+        array = torch.randn((stack, *size) if stack else size, generator=g, dtype=dtype)
+        return array.mT if flipped else array
+
+    A, B, column, before = randn(m, k, flip[0]), randn(k, n, flip[1]), randn(m, 1), randn(m, n)
+    added = {"none": 0, "out": before, "column": column}[start]
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+    for route in (*routes(before), Products().prepare):
+        out = before.clone()
+        route(out, A, B, {"none": None, "out": out, "column": column}[start])(-0.3)
+        torch.testing.assert_close(out, added - 0.3 * A @ B, **tolerance)
+    out = before.clone()
+    Products(bf16=True).multiply(out, A, B, -0.3, {"none": None, "out": out, "column": column}[start])
+    exact = (added - 0.3 * A.bfloat16().double() @ B.bfloat16().double()).to(dtype)
+    torch.testing.assert_close(out, exact, **tolerance)

@@ -43,14 +43,21 @@ class Schedule(ABC):
         """Whether xi depends on the length of the run, so that a longer run differs from its first step."""
         return False
 
-    def rates(self, first: int, count: int, *, alpha: float, steps: int, layers: int) -> list[list[float]]:
-        """alpha xi(t) multiplier_l of the updates at steps ``first``, ``first`` + 1, ...: (count, layers)."""
+    def factors(self, layers: int) -> list[float]:
+        """The multipliers of the L + 1 layers."""
+        return self.multipliers or [1.0] * layers
+
+    def common(self, first: int, count: int, *, alpha: float, steps: int) -> np.ndarray:
+        """alpha xi(t) of the updates at steps ``first``, ``first`` + 1, ...: (count,)."""
         k = np.arange(first + 1, first + count + 1, dtype=np.float64)
         xi = self.xi(k, (k - 1) * alpha, steps * alpha)
         if self.warmup > 0:
             xi = xi * np.minimum(1.0, k * alpha / self.warmup)
-        multipliers = np.array(self.multipliers or [1.0] * layers)
-        return (alpha * np.outer(xi, multipliers)).tolist()
+        return alpha * xi
+
+    def rates(self, first: int, count: int, *, alpha: float, steps: int, layers: int) -> list[list[float]]:
+        """alpha xi(t) multiplier_l of the updates at steps ``first``, ``first`` + 1, ...: (count, layers)."""
+        return np.outer(self.common(first, count, alpha=alpha, steps=steps), self.factors(layers)).tolist()
 
 
 @register("schedule", "constant")

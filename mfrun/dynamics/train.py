@@ -11,6 +11,7 @@ import torch
 from mfrun import __version__
 from mfrun.config import CIRCUMSTANCES, Config, flatten, width_label
 from mfrun.dynamics.evaluate import Evaluator, grid, kept_steps, over_sets
+from mfrun.dynamics.steps import Eager, Graphed, Steps
 from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.experiment import Experiment, assemble
 from mfrun.networks.network import Network
@@ -87,49 +88,52 @@ class _Loop:
 
     def go(self) -> dict[str, Any]:
         """Train from the current step to the end."""
-        cfg, loss, network = self.cfg, self.experiment.loss, self.network
-        ws = network.workspace(cfg.batch)
-        evaluate_at = set(self.grid) - self.evaluated
+        cfg = self.cfg
+        dynamics = self._dynamics()
+        evaluate_at = sorted(set(self.grid) - self.evaluated)
         self.run.write_status("running", **self._facts())
         with Signals(), Progress(self.label, cfg.steps, self.step) as progress:
-            for k in range(self.step, cfg.steps + 1):
-                self.step = k
-                if k in evaluate_at:
+            progress.note(f"{torch.get_num_threads()} threads, products by {self.network.products.library}")
+            while True:
+                if self.step in evaluate_at:
+                    evaluate_at.remove(self.step)
                     self._evaluate(progress)
                     if not self._any_finite():
                         return self._finish("diverged")
-                if k == cfg.steps:
+                if self.step == cfg.steps:
                     break
                 if Signals.received:
                     self._save()
                     self.run.write_status("interrupted", **self._facts())
                     raise Interrupted(Signals.received)
 
-                if k % BLOCK == 0 or k == self.first_step:
-                    rates = self._rates(k)
-                x, y = self.stream.batch(k)
-                yhat = network.forward(x, ws)
-                network.descend(x, loss.gradient(y, yhat), rates[k % BLOCK], ws)
+                block_ends = self.step - self.step % BLOCK + BLOCK
+                self.step = dynamics.advance(self.step, min([cfg.steps, block_ends, *evaluate_at[:1]]))
 
-                if k % BLOCK == BLOCK - 1:
-                    progress.update(k + 1)
-                    if not bool(torch.isfinite(yhat).any()):
-                        self.step = k + 1
+                if self.step == block_ends:
+                    progress.update(self.step)
+                    if not bool(torch.isfinite(dynamics.yhat).any()):
                         return self._finish("diverged")
                     if time.monotonic() - self.saved_at > cfg.checkpoint_seconds:
-                        self.step = k + 1
                         self._save()
                         self.run.write_status("running", **self._facts())
             progress.update(cfg.steps)
         diverged = any(not math.isfinite(v) for v in self.latest_losses)
         return self._finish("diverged" if diverged else "finished")
 
-    def _rates(self, k: int) -> list[list[float]]:
-        """alpha xi_l(t) / B for the block of steps that k is in: the batch's mean is taken here."""
-        rates = self.experiment.schedule.rates(
-            k - k % BLOCK, BLOCK, alpha=self.cfg.alpha, steps=self.cfg.steps, layers=self.cfg.depth
+    def _dynamics(self) -> Steps:
+        cfg, experiment = self.cfg, self.experiment
+        kind = Graphed if experiment.device.type == "cuda" else Eager
+        return kind(
+            self.network,
+            self.stream,
+            experiment.loss,
+            experiment.schedule,
+            alpha=cfg.alpha,
+            steps=cfg.steps,
+            batch=cfg.batch,
+            layers=cfg.depth,
         )
-        return [[r / self.cfg.batch for r in row] for row in rates]
 
     def _evaluate(self, progress: Progress) -> None:
         """One row for each replicate, on disk, and the state with it."""

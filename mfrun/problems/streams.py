@@ -26,27 +26,50 @@ class Stream(ABC):
     def batch(self, k: int) -> Batch:
         """The batch of step k = 0, 1, ..."""
 
+    @abstractmethod
+    def load(self, block: int) -> None:
+        """Prepare the steps of a block; on a GPU in the memory that the block before it had."""
+
+    @abstractmethod
+    def at(self, i: Tensor) -> Batch:
+        """The loaded block's i-th batch, for i (1,) on the device: a CUDA graph can contain it."""
+
 
 class BlockStream(Stream):
     """A stream that draws ``BLOCK`` steps at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._block = -1
+        # What a block consists of, with its steps along the first axis.
+        self._parts: tuple[Tensor, ...] = ()
 
     def batch(self, k: int) -> Batch:
         block, i = divmod(k, BLOCK)
-        if block != self._block:
-            self._draw(block)
-            self._block = block
-        return self._cut(i)
+        self.load(block)
+        return self._cut(*(part[i] for part in self._parts))
+
+    def load(self, block: int) -> None:
+        if block == self._block:
+            return
+        parts = self._draw(block)
+        if self._parts and self.device.type == "cuda":
+            for old, new in zip(self._parts, parts, strict=True):
+                old.copy_(new)
+        else:
+            self._parts = tuple(part.to(self.device) for part in parts)
+        self._block = block
+
+    def at(self, i: Tensor) -> Batch:
+        return self._cut(*(part.index_select(0, i).squeeze(0) for part in self._parts))
 
     @abstractmethod
-    def _draw(self, block: int) -> None:
-        """Prepare steps block * BLOCK and following."""
+    def _draw(self, block: int) -> tuple[Tensor, ...]:
+        """Steps block * BLOCK and following, as arrays of BLOCK rows."""
 
     @abstractmethod
-    def _cut(self, i: int) -> Batch:
-        """The block's i-th batch."""
+    def _cut(self, *parts: Tensor) -> Batch:
+        """The batch of one row of each."""
 
 
 class Fresh(BlockStream):
@@ -60,17 +83,17 @@ class Fresh(BlockStream):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__()
-        self.draw, self.size, self.seed, self.dtype, self.device = draw, batch, seed, dtype, device
+        super().__init__(device)
+        self.draw, self.size, self.seed, self.dtype = draw, batch, seed, dtype
 
-    def _draw(self, block: int) -> None:
+    def _draw(self, block: int) -> tuple[Tensor, ...]:
         x, y = self.draw(generator("samples", self.seed, block), BLOCK * self.size)
-        x = x.view(BLOCK, self.size, -1).to(self.device, self.dtype)
         # A batch's labels are contiguous, too: (BLOCK, 1, B).
-        self._x, self._y = x, y.view(BLOCK, 1, self.size).to(self.device, self.dtype)
+        return x.view(BLOCK, self.size, -1).to(self.dtype), y.view(BLOCK, 1, self.size).to(self.dtype)
 
-    def _cut(self, i: int) -> Batch:
-        return self._x[i], self._y[i]
+    def _cut(self, *parts: Tensor) -> Batch:
+        x, y = parts
+        return x, y
 
 
 class Drawn(BlockStream):
@@ -95,12 +118,11 @@ class Drawn(BlockStream):
         order: str,
         device: torch.device,
     ) -> None:
-        super().__init__()
+        super().__init__(device)
         self.gather, self.count, self.size, self.seed, self.order = gather, count, batch, seed, order
-        self.device = device
         self._epoch, self._permutation = -1, torch.empty(0)
 
-    def _draw(self, block: int) -> None:
+    def _draw(self, block: int) -> tuple[Tensor, ...]:
         many = BLOCK * self.size
         if self.order == "iid":
             index = torch.randint(0, self.count, (many,), generator=generator("indices", self.seed, block))
@@ -112,7 +134,7 @@ class Drawn(BlockStream):
                 parts.append(part)
                 place, many = place + len(part), many - len(part)
             index = torch.cat(parts)
-        self._index = index.view(BLOCK, self.size).to(self.device)
+        return (index.view(BLOCK, self.size),)
 
     def _shuffled(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
@@ -120,8 +142,8 @@ class Drawn(BlockStream):
             self._epoch = epoch
         return self._permutation
 
-    def _cut(self, i: int) -> Batch:
-        return self.gather(self._index[i])
+    def _cut(self, *parts: Tensor) -> Batch:
+        return self.gather(parts[0])
 
 
 class Parallel(Stream):
@@ -131,5 +153,15 @@ class Parallel(Stream):
         self.streams, self.copies = streams, copies
 
     def batch(self, k: int) -> Batch:
-        pairs = [pair for s in self.streams for pair in [s.batch(k)] * self.copies]
+        return self._stack([s.batch(k) for s in self.streams])
+
+    def load(self, block: int) -> None:
+        for s in self.streams:
+            s.load(block)
+
+    def at(self, i: Tensor) -> Batch:
+        return self._stack([s.at(i) for s in self.streams])
+
+    def _stack(self, batches: list[Batch]) -> Batch:
+        pairs = [pair for pair in batches for _ in range(self.copies)]
         return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])

@@ -1,0 +1,163 @@
+"""SGD steps from one point of a run to another: one by one on a CPU, as a CUDA graph on a GPU."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mfrun.dynamics.schedules import Schedule
+from mfrun.networks.network import Network
+from mfrun.problems.losses import Loss
+from mfrun.problems.streams import BLOCK, Stream
+from mfrun.signals import Signals
+
+
+class Steps(ABC):
+    """The dynamics of one run.
+
+    Args:
+        network: what is trained.
+        stream: the batches.
+        loss: L.
+        schedule: xi(t) and the layers' multipliers.
+        alpha: learning rate.
+        steps: length of the run.
+        batch: B.
+        layers: L + 1.
+
+    Attributes:
+        yhat: outputs of the last forward pass.
+    """
+
+    yhat: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        stream: Stream,
+        loss: Loss,
+        schedule: Schedule,
+        *,
+        alpha: float,
+        steps: int,
+        batch: int,
+        layers: int,
+    ) -> None:
+        self.network, self.stream, self.loss, self.schedule = network, stream, loss, schedule
+        self.alpha, self.steps, self.batch, self.layers = alpha, steps, batch, layers
+        self.ws = network.workspace(batch)
+        self._block = -1
+
+    def advance(self, k: int, end: int) -> int:
+        """Steps k, k + 1, .. up to ``end``, which lie in one block.
+
+        Returns:
+            The next step to do: ``end``, or less where a signal asks to stop.
+        """
+        if k // BLOCK != self._block:
+            self._block = k // BLOCK
+            self._enter(self._block)
+        return self._advance(k, end)
+
+    @abstractmethod
+    def _enter(self, block: int) -> None:
+        """Prepare the rates (and samples) of a block."""
+
+    @abstractmethod
+    def _advance(self, k: int, end: int) -> int:
+        """Do what :meth:`advance` says."""
+
+
+class Eager(Steps):
+    """Step by step, called from Python."""
+
+    def _enter(self, block: int) -> None:
+        rates = self.schedule.rates(block * BLOCK, BLOCK, alpha=self.alpha, steps=self.steps, layers=self.layers)
+        # The mean over the batch is taken here.
+        self.rates = [[r / self.batch for r in row] for row in rates]
+
+    def _advance(self, k: int, end: int) -> int:
+        while k < end and not Signals.received:
+            x, y = self.stream.batch(k)
+            self.yhat = self.network.forward(x, self.ws)
+            self.network.descend(x, self.loss.gradient(y, self.yhat), self.rates[k % BLOCK], self.ws)
+            k += 1
+        return k
+
+
+class Counted(Steps):
+    """Steps that find their samples and their rate by a counter on the device, so that they are all alike."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        like = next(iter(self.network.state().values()))
+        self.i = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self.common = torch.zeros(BLOCK, dtype=like.dtype, device=like.device)
+        self.factors = self.schedule.factors(self.layers)
+
+    def _enter(self, block: int) -> None:
+        self.stream.load(block)
+        common = self.schedule.common(block * BLOCK, BLOCK, alpha=self.alpha, steps=self.steps)
+        self.common.copy_(torch.from_numpy(common / self.batch))
+
+    def _step(self) -> None:
+        x, y = self.stream.at(self.i)
+        self.yhat = self.network.forward(x, self.ws)
+        # All signals are proportional to this one, so that the rate can enter here.
+        D = self.loss.gradient(y, self.yhat).mul_(self.common.index_select(0, self.i))
+        self.network.descend(x, D, self.factors, self.ws)
+        self.i += 1
+
+    def _advance(self, k: int, end: int) -> int:
+        self.i.fill_(k % BLOCK)
+        for _ in range(end - k):
+            self._step()
+        return end
+
+
+class Graphed(Counted):
+    """The same, recorded once and replayed: the host launches a few graphs for a block of steps and is free."""
+
+    # Steps in a graph; what is left of a segment runs in graphs of one.
+    LONG: ClassVar[int] = 16
+    # One recording at a time in a process, whatever the other threads do.
+    _recording: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def _record(self) -> None:
+        """Warm up, which moves the weights, and put them back; recording itself moves nothing."""
+        before = {name: array.clone() for name, array in self.network.state().items()}
+        self.i.zero_()
+        for _ in range(3):
+            self._step()
+        self.network.load(before)
+        with self._recording:
+            for count in (1, self.LONG):
+                graph = torch.cuda.CUDAGraph()
+                stream = torch.cuda.current_stream() if torch.cuda.current_stream().cuda_stream else None
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    for _ in range(count):
+                        self._step()
+                self._graphs[count] = graph
+
+    def _advance(self, k: int, end: int) -> int:
+        if not self._graphs:
+            self._record()
+        self.i.fill_(k % BLOCK)
+        long, short = divmod(end - k, self.LONG)
+        for _ in range(long):
+            self._graphs[self.LONG].replay()
+        for _ in range(short):
+            self._graphs[1].replay()
+        if end % BLOCK == 0 and end < self.steps:
+            # The next samples are drawn while the device works on these.
+            self._block = end // BLOCK
+            self._enter(self._block)
+        return end
