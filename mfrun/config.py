@@ -74,6 +74,7 @@ class Config:
     seed: SeedConfig = field(default_factory=SeedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     dtype: str = "float32"
+    precision: str = "float32"
     device: str = "auto"
     threads: int | None = None
     checkpoint_seconds: float = 60.0
@@ -100,6 +101,7 @@ CHOICES = {
     "replicate_data": ("shared", "independent"),
     "sampling": ("iid", "epochs"),
     "dtype": ("float32", "float64"),
+    "precision": ("float32", "tf32", "bf16"),
 }
 
 
@@ -184,6 +186,8 @@ def check(node: DictConfig) -> Config:
     for key, allowed in CHOICES.items():
         if getattr(cfg, key) not in allowed:
             raise ConfigError(key, getattr(cfg, key), f"one of {', '.join(allowed)}")
+    if cfg.dtype == "float64" and cfg.precision != "float32":
+        raise ConfigError("precision", cfg.precision, "rounds the factors of dtype=float32; dtype=float64 has none")
     return cfg
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.cnn import ConvArchitecture, build_conv
 from mfrun.networks.network import Network
 from mfrun.networks.particles import Particles
+from mfrun.networks.products import Products, arrange
 from mfrun.networks.scaling import Scaling
 from mfrun.problems.losses import Loss
 from mfrun.problems.problem import Problem
@@ -81,6 +83,16 @@ class Experiment:
 
     def network(self) -> Network:
         """The network at step 0."""
+        network = self._drawn()
+        network.products = self.products
+        return network
+
+    @functools.cached_property
+    def products(self) -> Products:
+        """How matrices are multiplied; torch is set up for it."""
+        return arrange(self.cfg.precision, self.device, self.particles.first if self.sets > 1 else int(self.cfg.width))
+
+    def _drawn(self) -> Network:
         cfg = self.cfg
         if isinstance(self.architecture, ConvArchitecture):
             assert self.problem.image is not None
@@ -152,6 +164,10 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     architecture.check(cfg.depth)
     scaling: Scaling = create("scaling", cfg.scaling, "scaling")
     schedule = _scaled(schedule, scaling, architecture, cfg)
+    if cfg.precision == "tf32" and device.type != "cuda":
+        raise ConfigError("precision", "tf32", "is what GPUs offer; on a CPU float32 or bf16")
+    if cfg.precision == "bf16" and isinstance(architecture, ConvArchitecture):
+        raise ConfigError("precision", "bf16", "is for dense networks; convolutions take float32 or tf32")
     test_functions: dict[str, TestFunction] = {}
     for name in cfg.evaluation.test_functions:
         column = name.rpartition(":")[2]

@@ -99,6 +99,11 @@ class Progress:
         """Training has come to ``step``."""
         self._bar.update(step - self._bar.n)
 
+    def note(self, line: str) -> None:
+        """Said in a log only."""
+        if not self._terminal:
+            say(f"{self.label}  {line}")
+
     def report(self, step: int, metrics: dict[str, float], speed: float) -> None:
         """An evaluation; a log gets a line now and then, and at the end."""
         shown = {k: f"{v:.4g}" for k, v in metrics.items()}

@@ -88,7 +88,7 @@ def measure(d: int, L: int, n: int, rounds: int, compiled: bool, copy: float) ->
     x, y = torch.randn(B, d), torch.randint(0, CLASSES, (B,))
     flops = 6 * B * (d * n + (L - 1) * n * n)
     calls = max(2, min(200, int(3e9 / flops)))
-    products, route = arrange("float32", x.device, n)
+    products = arrange("float32", x.device, n)
     setting = torch.backends.mkldnn.matmul.fp32_precision
 
     def network(replicates: int) -> Dense:
@@ -153,7 +153,7 @@ def measure(d: int, L: int, n: int, rounds: int, compiled: bool, copy: float) ->
     for name in ("8 nets", "8 floor"):
         if name in medians:
             medians[name] /= 8
-    return {"route": route, **medians}
+    return {"library": products.library, **medians}
 
 
 if __name__ == "__main__":

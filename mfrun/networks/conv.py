@@ -32,6 +32,7 @@ from mfrun.errors import ConfigError
 from mfrun.networks.activations import Activation
 from mfrun.networks.measures import Measure
 from mfrun.networks.network import Network
+from mfrun.networks.products import Products
 
 # Images that go through the layers together where no backward pass follows: bounds the memory of an evaluation.
 SLICE = 100
@@ -164,6 +165,7 @@ class Conv(Network):
         image: Image,
     ) -> None:
         self.W, self.b, self.activation, self.layers, self.image = W, b, activation, layers, image
+        self.products = Products()
         self.p = [Measure.counting(), *p, Measure.counting()]
         self.replicates = W[0].shape[0]
         self.widths = [w.shape[1] for w in W[:-1]]
@@ -271,10 +273,10 @@ class Conv(Network):
         return torch.stack(sums)
 
     def _exact(self) -> AbstractContextManager[None]:
-        """On a GPU: float32 is not rounded to TF32, and the same command gives the same digits."""
+        """On a GPU: float32 is rounded to TF32 only if asked for, and the same command gives the same digits."""
         if not self.W[0].is_cuda:
             return nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=self.products.tf32)
 
 
 def _rows(a: Tensor) -> Tensor:

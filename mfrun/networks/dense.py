@@ -80,20 +80,12 @@ class Dense(Network):
         b: the L + 1 bias arrays (S, n_l, 1), or None for a network without biases (Section 2.1).
         p: the L measures of the hidden layers.
         activation: sigma.
-        products: how matrices are multiplied; exactly, by default.
     """
 
-    def __init__(
-        self,
-        W: list[Tensor],
-        b: list[Tensor] | None,
-        p: list[Measure],
-        activation: Activation,
-        products: Products | None = None,
-    ) -> None:
+    def __init__(self, W: list[Tensor], b: list[Tensor] | None, p: list[Measure], activation: Activation) -> None:
         if len(W) != len(p) + 1 or (b is not None and len(b) != len(W)):
             raise ValueError(f"{len(W)} weight arrays need {len(W) - 1} measures and {len(W)} biases")
-        self.W, self.b, self.activation, self.products = W, b, activation, products or Products()
+        self.W, self.b, self.activation, self.products = W, b, activation, Products()
         self.p = [Measure.counting(), *p, Measure.counting()]
         self.replicates = W[0].shape[0]
         self.widths = [w.shape[1] for w in W[:-1]]
@@ -113,7 +105,9 @@ class Dense(Network):
         """One of the S networks; it shares this one's memory."""
         b = None if self.b is None else [v[s : s + 1] for v in self.b]
         p = [m if m.weights is None else Measure(m.scale, m.weights[s : s + 1]) for m in self.p[1:-1]]
-        return Dense([w[s : s + 1] for w in self.W], b, p, self.activation, self.products)
+        one = Dense([w[s : s + 1] for w in self.W], b, p, self.activation)
+        one.products = self.products
+        return one
 
     def workspace(self, batch: int, backward: bool = True) -> Workspace:
         return Workspace(self, batch, backward)

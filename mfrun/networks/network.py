@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mfrun.networks.measures import Measure
+from mfrun.networks.products import Products
 
 
 class Network(ABC):
@@ -19,12 +20,14 @@ class Network(ABC):
         widths: neurons (or filters) of the L hidden layers.
         n_out: outputs.
         p: the measures p_0 .. p_{L+1}; those of the input and the output count (p = 1).
+        products: how matrices are multiplied.
     """
 
     replicates: int
     widths: list[int]
     n_out: int
     p: list[Measure]
+    products: Products
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

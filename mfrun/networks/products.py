@@ -24,7 +24,6 @@ Route = Callable[[Tensor, Tensor, Tensor, Tensor | None], Prepared]
 _cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 _gpu: Any = torch.backends.cuda.matmul
 
-PRECISIONS = ("float32", "tf32", "bf16")
 # Multiplications up to which BLAS, called directly on one core, beats torch's products on any number of cores.
 SMALL = 1_500_000
 # How much faster oneDNN has to be than torch's own choice, and how exact; what AMX hardware rounds is not.
@@ -37,9 +36,13 @@ class Products:
 
     Attributes:
         bf16: round both factors to bfloat16 first, and add up in float32, as the hardware units for it do.
+        tf32: let a GPU round both factors to 10 bits after the point.
+        library: that serves the large ones, for the log.
     """
 
     bf16: bool = False
+    tf32: bool = False
+    library: str = "torch"
 
     def prepare(self, out: Tensor, A: Tensor, B: Tensor, start: Tensor | None = None) -> Prepared:
         """A function of alpha that writes start + alpha A B into ``out``.
@@ -61,7 +64,7 @@ class Products:
         (_rounded if self.bf16 else _torch)(out, A, B, start)(alpha)
 
 
-def arrange(precision: str, device: torch.device, largest: int) -> tuple[Products, str]:
+def arrange(precision: str, device: torch.device, largest: int) -> Products:
     """Set torch up for a run's products.
 
     Args:
@@ -70,20 +73,21 @@ def arrange(precision: str, device: torch.device, largest: int) -> tuple[Product
         largest: neurons of the widest layer.
 
     Returns:
-        How to compute them, and a word for the log.
+        How to compute them.
     """
     _cpu.fp32_precision = "ieee"
     if device.type == "cuda":
         _gpu.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-        return Products(bf16=precision == "bf16"), f"cuBLAS, {precision}"
+        return Products(precision == "bf16", precision == "tf32", "cuBLAS")
+    library = "MKL" if torch.backends.mkl.is_available() else "BLAS"  # type: ignore[no-untyped-call]
     if precision == "bf16":
         # The factors are bfloat16 numbers already; hardware that has units for them may use them.
         _cpu.fp32_precision = "bf16"
-        return Products(bf16=True), "bfloat16 factors, float32 sums"
+        return Products(bf16=True, library="oneDNN")
     if largest >= 256 and _onednn_pays(torch.get_num_threads()):
         _cpu.fp32_precision = "bf16"
-        return Products(), "oneDNN"
-    return Products(), "MKL" if torch.backends.mkl.is_available() else "BLAS"  # type: ignore[no-untyped-call]
+        library = "oneDNN"
+    return Products(library=library)
 
 
 @functools.cache
