@@ -278,7 +278,7 @@ def text(found: list[Quantity]) -> str:
     for l in layers:
         lines.append(f"{titles[l]:<8} {_of_layer([q for q in found if q.layer == l])}")
     if not all(q.clear for q in found):
-        lines.append(f"? the interval goes beyond +-{TOLERANCE}: more widths or replicates= would tell")
+        lines.append(f"? the interval holds -{TOLERANCE} or {TOLERANCE}: more widths or replicates= would tell")
     return "\n".join(lines)
 
 
