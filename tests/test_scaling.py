@@ -18,6 +18,7 @@ from reference import ACTIVATIONS, LOSSES
 from torch import Tensor, nn
 
 from mfrun.cli import _run, main
+from mfrun.experiment import restore
 from mfrun.networks.activations import Tanh
 from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.dense import Dense
@@ -26,6 +27,7 @@ from mfrun.networks.measures import Measure
 from mfrun.networks.scaling import NTK, MeanField, Powers, Scaling, Standard
 from mfrun.problems.losses import Squared
 from mfrun.registry import create, find
+from mfrun.run import RunDirectory
 
 TINY = ["threads=1", "width=5", "depth=3", "dataset.d=3", "batch=5", "evaluation.samples=50", "steps=3"]
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -258,6 +260,26 @@ def test_powers_from_the_command_line(tmp_path: Path) -> None:
     assert frames["ntk"].equals(frames["as_ntk"])
     assert frames["mean_field"].equals(frames["as_mean_field"])
     assert not frames["ntk"].equals(frames["mean_field"])
+
+
+@pytest.mark.parametrize("name", ["ntk", "standard"])
+def test_a_run_trains_at_the_scaling_s_rates(name: str, tmp_path: Path) -> None:
+    """``mfrun train`` against the same batches by hand; schedule.multipliers multiply the scaling's rates."""
+    words = [f"scaling={name}", "alpha=0.3", "dtype=float64", "schedule.multipliers=[1,2,0.5]"]
+    assert _run(["train", *TINY, *words, f"dir={tmp_path / 'r'}"]) == 0
+    experiment, trained, step = restore(RunDirectory(tmp_path / "r"))
+    assert step == 3
+    network, stream = experiment.network(), experiment.stream()
+    start = [w.clone() for w in network.state().values()]
+    ws = network.workspace(5)
+    f = experiment.scaling.factors(network.widths)
+    for k in range(3):
+        x, y = stream.batch(k)
+        D = Squared().gradient(y, network.forward(x, ws))
+        network.descend(x, D, [0.3 * r * m / 5 for r, m in zip(f.rates, (1, 2, 0.5), strict=True)], ws)
+    for mine, theirs, before in zip(trained.state().values(), network.state().values(), start, strict=True):
+        torch.testing.assert_close(mine, theirs, **EXACT)
+        assert not torch.allclose(mine, before)
 
 
 def test_sweep_lays_the_regimes_side_by_side(tmp_path: Path) -> None:
