@@ -25,6 +25,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,8 @@ class RunDirectory:
         self._lock = handle
         commits = {f.stem for f in self._states()}
         uncommitted = (f for f in self.path.glob("state-*.safetensors") if f.stem not in commits)
-        for left in [*self.path.glob(f".*{PARTIAL}"), *uncommitted]:
+        # safetensors writes to .tmp... first.
+        for left in [*self.path.glob(f".*{PARTIAL}"), *self.path.glob(".tmp*"), *uncommitted]:
             left.unlink(missing_ok=True)
 
     def unlock(self) -> None:
@@ -161,12 +163,13 @@ class RunDirectory:
             facts: what else :meth:`load_state` is to give back.
             keep: for good; other states than these go when two newer ones are there.
         """
-        from safetensors.torch import save
+        from safetensors.torch import save_file
 
-        data = save(tensors)
         name = _state(step)
-        write_atomically(self.path / f"{name}.safetensors", data)
-        commit = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "keep": keep, **facts}
+        # Straight from the network's memory: a large network has no room for a second copy.
+        with _replacing(self.path / f"{name}.safetensors") as temporary:
+            save_file(tensors, temporary)
+        commit = {"step": step, "sha256": _sha256(self.path / f"{name}.safetensors"), "keep": keep, **facts}
         write_atomically(self.path / f"{name}.json", json.dumps(commit, indent=1))
         for old in self._states()[KEPT_STATES:]:
             if _kept(old):
@@ -185,16 +188,16 @@ class RunDirectory:
             warn: told, in a line, of every damaged state that is passed over.
             step: only the state of this step will do.
         """
-        from safetensors.torch import load
+        from safetensors.torch import load_file
 
         for commit in self._states():
             if step is not None and commit.stem != _state(step):
                 continue
             try:
                 facts = json.loads(commit.read_text())
-                data = commit.with_suffix(".safetensors").read_bytes()
-                if hashlib.sha256(data).hexdigest() == facts["sha256"]:
-                    return load(data), facts
+                file = commit.with_suffix(".safetensors")
+                if _sha256(file) == facts["sha256"]:
+                    return load_file(file), facts
             except (OSError, ValueError, KeyError):
                 pass
             instead = "; going back to the state before it" if step is None else ""
@@ -289,20 +292,33 @@ def load_yaml(file: Path) -> DictConfig:
 
 def write_atomically(file: Path, data: str | bytes) -> None:
     """Replace a file by new content that is wholly on disk; a failure leaves the old one as it was."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=PARTIAL)
+    with _replacing(file) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """A new file to write, which takes the place of ``file`` once it is wholly on disk."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=PARTIAL)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data.encode() if isinstance(data, str) else data)
-            out.flush()
-            os.fsync(out.fileno())
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         # mkstemp makes private files; a run is shared like any other file.
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(file)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(file)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _state(step: int) -> str:
