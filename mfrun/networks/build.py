@@ -125,7 +125,8 @@ def build(
         particles = particles or Particles()
         W, b, p = _limit(architecture, init, depth, d, n_out, seed, replicates * particles.sets, particles)
     else:
-        W, b, p = _finite(architecture, init, int(width), depth, d, n_out, seed, replicates, scaling or MeanField())
+        shape = (architecture.widths(int(width), depth), d, n_out)
+        W, b, p = _finite(shape, init, int(width), seed, replicates, scaling or MeanField(), dtype, device)
 
     def ready(array: Tensor) -> Tensor:
         return array.to(dtype=dtype, device=device).contiguous()
@@ -139,42 +140,41 @@ def build(
 
 
 def _finite(
-    architecture: DenseArchitecture,
+    shape: tuple[list[int], int, int],
     init: Init,
     n: int,
-    depth: int,
-    d: int,
-    n_out: int,
     seed: int,
     replicates: int,
     scaling: Scaling,
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> tuple[list[Tensor], list[Tensor], list[Measure]]:
-    """I.i.d. weights and, under the mean field scaling, the uniform measure."""
-    widths = architecture.widths(n, depth)
+    """I.i.d. weights and, under the mean field scaling, the uniform measure; ``shape`` is (n_1 .. n_L, d, n_out)."""
+    widths, d, n_out = shape
+    depth = len(widths) + 1
     f = scaling.factors(widths)
     shapes = list(zip([*widths, n_out], [d, *widths], strict=True))
 
-    def draw(r: int) -> tuple[list[Tensor], list[Tensor]]:
-        # The width is in the key: widths of one seed are independent, as an average over seeds assumes.
-        generators = [generator("initial weights", seed, n, r, layer) for layer in range(depth)]
-        taus = [init.tau1 / math.sqrt(d)] + [init.tau2] * (depth - 1)
-        means = [0.0] + [init.mu2] * (depth - 1)
-        W = [
-            init.law.sample(shape, g).mul_(tau * deviation).add_(mean).div_(unit)
-            for shape, g, tau, deviation, mean, unit in zip(
-                shapes, generators, taus, f.deviations, means, f.units, strict=True
-            )
-        ]
-        b = [init.law.sample((k, 1), g) for k, g in zip(widths, generators, strict=False)]
-        # The average of theta_3 over the n_L neurons of the last layer (Eq. 38).
-        b.append(init.law.sample((n_out, widths[-1]), generators[-1]).mean(1, keepdim=True))
-        for v, deviation, unit in zip(b, f.bias_deviations, f.bias_units, strict=True):
-            v.mul_(init.tau3 * deviation).add_(init.mu3).mul_(unit)
-        return W, b
+    # The width is in the key: widths of one seed are independent, as an average over seeds assumes.
+    streams = [[generator("initial weights", seed, n, r, layer) for layer in range(depth)] for r in range(replicates)]
+    taus = [init.tau1 / math.sqrt(d)] + [init.tau2] * (depth - 1)
+    means = [0.0] + [init.mu2] * (depth - 1)
 
-    draws = [draw(r) for r in range(replicates)]
-    W = [torch.stack([w[l] for w, _ in draws]) for l in range(depth)]
-    b = [torch.stack([v[l] for _, v in draws]) for l in range(depth)]
+    def drawn(layer: int, shape: tuple[int, int]) -> Tensor:
+        # One array at a time is held in float64.
+        array = torch.empty((replicates, *shape), dtype=dtype, device=device)
+        for r in range(replicates):
+            one = init.law.sample(shape, streams[r][layer])
+            array[r] = one.mul_(taus[layer] * f.deviations[layer]).add_(means[layer]).div_(f.units[layer])
+        return array
+
+    W = [drawn(layer, shape) for layer, shape in enumerate(shapes)]
+    b = []
+    for layer, (k, deviation, unit) in enumerate(zip([*widths, n_out], f.bias_deviations, f.bias_units, strict=True)):
+        # The output's is the average of theta_3 over the n_L neurons of the last layer (Eq. 38).
+        averaged = widths[-1] if layer == depth - 1 else 1
+        some = torch.stack([init.law.sample((k, averaged), s[layer]).mean(1, keepdim=True) for s in streams])
+        b.append(some.mul_(init.tau3 * deviation).add_(init.mu3).mul_(unit))
     return W, b, [Measure(scale) for scale in f.p]
 
 
