@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import scipy.stats
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -90,7 +90,7 @@ def over_sets(columns: dict[str, list[float]], sets: int) -> dict[str, list[floa
     """
     if sets == 1:
         return columns
-    factor = float(scipy.stats.t.ppf(0.975, sets - 1)) / math.sqrt(sets)
+    factor = float(scipy.special.stdtrit(sets - 1, 0.975)) / math.sqrt(sets)
     means, bars = {}, {}
     for name, values in columns.items():
         grouped = torch.tensor(values, dtype=torch.float64).view(-1, sets)

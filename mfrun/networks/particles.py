@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import qmc
 from torch import Tensor
 
 from mfrun.errors import ConfigError
@@ -100,6 +99,9 @@ class Particles:
         """Equal-weight particles (count, m)."""
         rng = np.random.default_rng(entropy("particles", *seed))
         if self.method == "sobol":
+            # Slow to import, and finite networks do without.
+            from scipy.stats import qmc
+
             with warnings.catch_warnings():
                 # A count that is no power of 2 only loses some balance.
                 warnings.simplefilter("ignore", UserWarning)

@@ -79,11 +79,9 @@ class _Torchvision:
         splits = {}
         for train in (True, False):
             try:
-                images = self._open(train)
+                x, y = self._read(train)
             except Exception as error:  # torchvision raises whatever its reader or its download met
                 raise UserError(self._complaint(error)) from error
-            x = torch.as_tensor(images.data)
-            y = torch.as_tensor(images.targets, dtype=torch.int64)
             if x.dtype != torch.uint8 or len(x) != len(y) or len(x) == 0 or int(y.min()) < 0 or int(y.max()) > 9:
                 raise UserError(self._complaint(ValueError("images and labels do not fit together")))
             splits["train" if train else "test"] = (x, y)
@@ -111,7 +109,13 @@ class _Torchvision:
             raise UserError(f"dataset.root={self.root}: {here}, but {type(self).__name__} has {there}")
         return f"counts and sizes are those of the published set; {self._checksums()}"
 
+    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Images (N, H, W) or (N, H, W, C), uint8, and labels (N,), int64."""
+        images = self._open(train)
+        return torch.as_tensor(images.data), torch.as_tensor(images.targets, dtype=torch.int64)
+
     def _open(self, train: bool) -> Any:
+        """torchvision's own object; its files are fetched where they are missing."""
         raise NotImplementedError
 
     def _checksums(self) -> str:
@@ -139,6 +143,14 @@ class _Idx(_Torchvision):
     counts = (60000, 10000)
     image = (28, 28, 1)
 
+    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
+        # torchvision takes longer to import than MNIST to read: it is asked for files that are not there yet.
+        stem = Path(self.root, type(self).__name__, "raw", "train" if train else "t10k")
+        files = (Path(f"{stem}-images-idx3-ubyte"), Path(f"{stem}-labels-idx1-ubyte"))
+        if not all(f.is_file() for f in files):
+            return super()._read(train)
+        return read_idx(files[0], 3), read_idx(files[1], 1).long()
+
     def _checksums(self) -> str:
         images, held = self._open(True), 0
         for name, md5 in images.resources:
@@ -159,6 +171,22 @@ class _Idx(_Torchvision):
         if not held:
             return "no archives lie beside the files, to hold them to the published md5"
         return f"{held} of {len(images.resources)} files agree with archives of the published md5"
+
+
+def read_idx(file: Path, axes: int) -> Tensor:
+    """An array of bytes in the format of MNIST: 0, 0, 8 for bytes, the number of axes, their lengths, the bytes.
+
+    Raises:
+        ValueError: the file holds something else, or not all of it.
+    """
+    data = np.fromfile(file, np.uint8)
+    start = 4 + 4 * axes
+    if len(data) < start or data[:4].tolist() != [0, 0, 8, axes]:
+        raise ValueError(f"{file.name} is no idx file of {axes} axes")
+    shape = data[4:start].view(">u4").tolist()
+    if len(data) - start != math.prod(shape):
+        raise ValueError(f"{file.name} holds {len(data) - start} bytes, and {math.prod(shape)} are announced")
+    return torch.from_numpy(data[start:]).view(shape)
 
 
 @register("dataset", "mnist")
