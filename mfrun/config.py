@@ -58,8 +58,10 @@ class Config:
     loss: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     init: InitConfig = field(default_factory=InitConfig)
-    # A run from before there was a choice had this one.
+    # A run from before there was a choice had these.
     scaling: dict[str, Any] = field(default_factory=lambda: {"name": "mean_field"})
+    neuron: dict[str, Any] = field(default_factory=lambda: {"name": "bias"})
+    operation: dict[str, Any] = field(default_factory=lambda: {"name": "product"})
     depth: int = 4
     width: Any = 100
     widths: list[Any] = field(default_factory=list)

@@ -18,6 +18,8 @@ from mfrun.networks.activations import Activation
 from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.cnn import ConvArchitecture, build_conv
 from mfrun.networks.network import Network
+from mfrun.networks.neurons import Bias, Neuron
+from mfrun.networks.operations import Operation, Product
 from mfrun.networks.particles import Particles
 from mfrun.networks.products import Products, arrange
 from mfrun.networks.scaling import Scaling
@@ -44,6 +46,8 @@ class Experiment:
         test_functions: phi(y, yhat) by name.
         particles: the discretisation of n = infinity.
         scaling: powers of n of multipliers, deviations and rates.
+        neuron: sigma_l(theta, h).
+        operation: sigma*(w, a).
     """
 
     cfg: Config
@@ -56,6 +60,8 @@ class Experiment:
     activation: Activation
     init: Init
     scaling: Scaling
+    neuron: Neuron
+    operation: Operation
     dtype: torch.dtype
     device: torch.device
 
@@ -121,6 +127,8 @@ class Experiment:
             replicates=self.replicates,
             particles=self.particles,
             scaling=self.scaling,
+            neuron=self.neuron,
+            operation=self.operation,
             dtype=self.dtype,
             device=self.device,
         )
@@ -154,6 +162,8 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     dtype = DTYPES[cfg.dtype]
     architecture = create("architecture", cfg.architecture, "architecture")
     activation = create("activation", cfg.activation, "activation")
+    neuron: Neuron = create("neuron", cfg.neuron, "neuron")
+    operation: Operation = create("operation", cfg.operation, "operation")
     loss: Loss = create("loss", cfg.loss, "loss")
     schedule: Schedule = create("schedule", cfg.schedule, "schedule")
     if schedule.multipliers and len(schedule.multipliers) != cfg.depth:
@@ -164,6 +174,12 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     architecture.check(cfg.depth)
     scaling: Scaling = create("scaling", cfg.scaling, "scaling")
     schedule = _scaled(schedule, scaling, architecture, cfg)
+    for key, default in (("neuron", isinstance(neuron, Bias)), ("operation", isinstance(operation, Product))):
+        name = getattr(cfg, key)["name"]
+        if not default and isinstance(architecture, ConvArchitecture):
+            raise ConfigError(key, name, f"is for dense layers; cnn takes {'bias' if key == 'neuron' else 'product'}")
+        if not default and not scaling.is_mean_field:
+            raise ConfigError(key, name, f"needs scaling=mean_field, not {cfg.scaling['name']}")
     if cfg.precision == "tf32" and device.type != "cuda":
         raise ConfigError("precision", "tf32", "is what GPUs offer; on a CPU float32 or bf16")
     if cfg.precision == "bf16" and isinstance(architecture, ConvArchitecture):
@@ -186,7 +202,20 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
         )
     _try(test_functions, problem)
     return Experiment(
-        cfg, problem, loss, schedule, test_functions, particles, architecture, activation, init, scaling, dtype, device
+        cfg=cfg,
+        problem=problem,
+        loss=loss,
+        schedule=schedule,
+        test_functions=test_functions,
+        particles=particles,
+        architecture=architecture,
+        activation=activation,
+        init=init,
+        scaling=scaling,
+        neuron=neuron,
+        operation=operation,
+        dtype=dtype,
+        device=device,
     )
 
 

@@ -28,6 +28,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "test_function": ("mfrun.problems.test_functions",),
     "architecture": ("mfrun.networks.build",),
     "activation": ("mfrun.networks.activations",),
+    "neuron": ("mfrun.networks.neurons",),
+    "operation": ("mfrun.networks.operations",),
     "law": ("mfrun.networks.laws",),
     "scaling": ("mfrun.networks.scaling",),
     "schedule": ("mfrun.dynamics.schedules",),
@@ -67,14 +69,25 @@ def find(kind: str, name: object, key: str) -> Any:
         importlib.import_module(home)
     table = _COMPONENTS[kind]
     if isinstance(name, str) and ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(key, name, f"cannot be imported ({error})") from error
+        return imported(name, key)
     if not isinstance(name, str) or name not in table:
         raise ConfigError(key, name, f"unknown; one of {', '.join(sorted(table))}{suggest(str(name), table)}")
     return table[name]
+
+
+def imported(name: str, key: str) -> Any:
+    """The user's own object ``package.module:attribute``.
+
+    Raises:
+        ConfigError: of another form, or it cannot be imported.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(key, name or "''", "names an object of your own as package.module:name")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(key, name, f"cannot be imported ({error})") from error
 
 
 def create(kind: str, node: Mapping[str, Any], key: str) -> Any:

@@ -15,6 +15,8 @@ from mfrun.networks.activations import Activation
 from mfrun.networks.dense import Dense
 from mfrun.networks.laws import Law
 from mfrun.networks.measures import Measure
+from mfrun.networks.neurons import Bias, Neuron
+from mfrun.networks.operations import Operation, Product
 from mfrun.networks.particles import Particles
 from mfrun.networks.scaling import MeanField, Scaling
 from mfrun.registry import register
@@ -95,6 +97,8 @@ def build(
     replicates: int = 1,
     particles: Particles | None = None,
     scaling: Scaling | None = None,
+    neuron: Neuron | None = None,
+    operation: Operation | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Dense:
@@ -112,31 +116,51 @@ def build(
         replicates: S, how many independent initialisations are stacked. At n = infinity each of them consists of
             ``particles.sets`` independent particle sets, so that the stack has S * sets members.
         particles: the discretisation of n = infinity; ignored for finite widths.
-        scaling: the mean field one by default; n = infinity has no other.
+        scaling: the mean field one by default; n = infinity has no other, nor have other neurons and operations than
+            the default ones.
+        neuron: sigma_l(theta, h), by default sigma(h + b).
+        operation: sigma*(w, a), by default w a.
         dtype: of the weights. Draws are made in float64, so that precisions start from the same network.
         device: where the network lives. Draws are made on the CPU, so that devices start from the same network.
 
     Raises:
         ConfigError: the architecture does not fit the depth or width.
     """
-    W: list[Tensor]
+    neuron, operation = neuron or Bias(), operation or Product()
     if math.isinf(width):
         architecture.check(depth)
         particles = particles or Particles()
-        W, b, p = _limit(architecture, init, depth, d, n_out, seed, replicates * particles.sets, particles)
+        stack = replicates * particles.sets
+        drawn = _limit(architecture, init, depth, d, n_out, seed, stack, particles, neuron, operation)
     else:
         shape = (architecture.widths(int(width), depth), d, n_out)
-        W, b, p = _finite(shape, init, int(width), seed, replicates, scaling or MeanField(), dtype, device)
+        drawn = _finite(shape, init, int(width), seed, replicates, scaling or MeanField(), neuron, dtype, device)
 
     def ready(array: Tensor) -> Tensor:
         return array.to(dtype=dtype, device=device).contiguous()
 
+    plain = isinstance(neuron, Bias)
     return Dense(
-        [ready(w) for w in W],
-        [ready(v) for v in b] if architecture.biases else None,
-        [Measure(m.scale, None if m.weights is None else ready(m.weights)) for m in p],
+        [ready(w) for w in drawn.W],
+        [ready(v) for v in drawn.b] if architecture.biases else None,
+        [Measure(m.scale, None if m.weights is None else ready(m.weights)) for m in drawn.p],
         activation,
+        theta=None if plain else [ready(t) for t in drawn.theta],
+        neuron=None if plain else neuron,
+        operation=operation,
+        omega=None if drawn.omega is None else ready(drawn.omega),
     )
+
+
+@dataclass
+class _Drawn:
+    """A network at step 0; the arrays are those of :class:`Dense`, theta with q = 0 for the default neuron."""
+
+    W: list[Tensor]
+    b: list[Tensor]
+    p: list[Measure]
+    theta: list[Tensor]
+    omega: Tensor | None = None
 
 
 def _finite(
@@ -146,9 +170,10 @@ def _finite(
     seed: int,
     replicates: int,
     scaling: Scaling,
+    neuron: Neuron,
     dtype: torch.dtype,
     device: torch.device | str,
-) -> tuple[list[Tensor], list[Tensor], list[Measure]]:
+) -> _Drawn:
     """I.i.d. weights and, under the mean field scaling, the uniform measure; ``shape`` is (n_1 .. n_L, d, n_out)."""
     widths, d, n_out = shape
     depth = len(widths) + 1
@@ -175,7 +200,13 @@ def _finite(
         averaged = widths[-1] if layer == depth - 1 else 1
         some = torch.stack([init.law.sample((k, averaged), s[layer]).mean(1, keepdim=True) for s in streams])
         b.append(some.mul_(init.tau3 * deviation).add_(init.mu3).mul_(unit))
-    return W, b, [Measure(scale) for scale in f.p]
+
+    def theta(l: int, k: int) -> Tensor:
+        shape = (k, len(neuron.means))
+        streams = [generator("initial theta", seed, n, r, l) for r in range(replicates)]
+        return neuron.initial(torch.stack([init.law.sample(shape, g) for g in streams]))
+
+    return _Drawn(W, b, [Measure(scale) for scale in f.p], [theta(l, k) for l, k in enumerate(widths)])
 
 
 def _limit(
@@ -187,13 +218,18 @@ def _limit(
     seed: int,
     stack: int,
     particles: Particles,
-) -> tuple[list[Tensor], list[Tensor], list[Measure]]:
+    neuron: Neuron,
+    operation: Operation,
+) -> _Drawn:
     """One neuron for each type, and the conditional mean mu2 of every inner weight (Section 3.2 at t = 0).
 
     A neuron of layer l >= 2 enters the formal system only through its theta and f_l, the conditional mean of its
     incoming weights (Eq. 27), which is the constant mu2 at the start. Neurons that start with one (theta, f) stay equal
     for ever, so a layer needs one neuron for each initial value of theta: bias types in the inner layers (a single
-    neuron where tau3 = 0), types of (bias, beta) in layer L, and particles of (w, bias) in layer 1.
+    neuron where tau3 = 0), types of (bias, beta) in layer L, and particles of (w, bias) in layer 1. The components of
+    another neuron's theta join the bias where they have a deviation.
+
+    Where sigma* is not linear in w, the mean says too little: quadrature nodes of w's initial law take its place.
     """
     L = depth - 1
     has_bias = architecture.biases and init.tau3 > 0
@@ -202,7 +238,8 @@ def _limit(
     w = [f"w{j}" for j in range(d)] if init.tau1 > 0 else []
 
     # What tells the neurons of each layer apart at t = 0, as coordinates of mean 0 and variance 1.
-    names = [list(bias) for _ in range(L)]
+    spread = [f"theta{k}" for k, deviation in enumerate(neuron.deviations) if deviation > 0]
+    names = [bias + spread for _ in range(L)]
     names[0] = w + names[0]
     names[-1] = names[-1] + beta
     types = [particles.types(init.law, len(names[l]), stack, (seed, l), first=l == 0) for l in range(L)]
@@ -211,13 +248,21 @@ def _limit(
         """(stack, K_l, number wanted); zeros for coordinates with no spread."""
         columns = [names[l].index(c) if c in names[l] else None for c in wanted]
         x = types[l].nodes
-        zero = torch.zeros_like(x[..., 0]) if x.shape[-1] else x.new_zeros(x.shape[:-1])
-        return torch.stack([zero if c is None else x[..., c] for c in columns], -1)
+        found = x.new_zeros((*x.shape[:-1], len(wanted)))
+        for k, c in enumerate(columns):
+            if c is not None:
+                found[..., k] = x[..., c]
+        return found
 
     W = [coordinates(0, [f"w{j}" for j in range(d)]) * (init.tau1 / math.sqrt(d))]
+    # One node, the mean, where that says all.
+    w_law = particles.types(init.law, int(not operation.linear and init.tau2 > 0), stack, (seed, depth), first=False)
+    values = w_law.nodes.sum(-1) * init.tau2 + init.mu2
     for l in range(1, L):
-        W.append(torch.full((stack, types[l].count, types[l - 1].count), init.mu2, dtype=torch.float64))
+        W.append(values.repeat(1, types[l - 1].count).unsqueeze(1).repeat(1, types[l].count, 1))
     W.append((coordinates(L - 1, [f"beta{i}" for i in range(n_out)]) * init.tau2 + init.mu2).mT)
     b = [coordinates(l, ["bias"]) * init.tau3 + init.mu3 for l in range(L)]
     b.append(torch.full((stack, n_out, 1), init.mu3, dtype=torch.float64))
-    return W, b, [t.measure() for t in types]
+    theta = [neuron.initial(coordinates(l, [f"theta{k}" for k in range(len(neuron.means))])) for l in range(L)]
+    omega = values.new_full(values.shape, 1 / w_law.count) if w_law.weights is None else w_law.weights
+    return _Drawn(W, b, [t.measure() for t in types], theta, omega if w_law.count > 1 else None)

@@ -12,7 +12,9 @@ and the scaled backward pass with the SGD update, for D_{L+1} = dL/dyhat,
 
 For p_l = 1/n_l this is Section 3.1: autograd's gradient of W_l times n_l n_{l-1} (W_1: n_1; beta: n_L; b_l: n_l).
 Biases are part of the pre-activation here, sigma_l(theta, h) = sigma(h + theta) in the paper. Its theta_3 of Eq. (38),
-one number for each neuron of layer L, enters only by its average; b_{L+1} is that average.
+one number for each neuron of layer L, enters only by its average; b_{L+1} is that average. Other neurons take the place
+of sigma (:mod:`mfrun.networks.neurons`), other local operations that of the products W_l a_{l-1} of layers 2 .. L
+(:mod:`mfrun.networks.operations`).
 
 Several networks that see the same batches train side by side: S replicates of a finite network, or the S independent
 particle sets of the n = infinity network. Arrays are (S, neurons, batch), the paper's column vectors side by side.
@@ -20,12 +22,17 @@ particle sets of the n = infinity network. Arrays are (S, neurons, batch), the p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from mfrun.networks.activations import Activation
 from mfrun.networks.measures import Measure
 from mfrun.networks.network import Network
+from mfrun.networks.neurons import Neuron, Trained
+from mfrun.networks.operations import Connection, Operation, Product
 from mfrun.networks.products import Products
 
 
@@ -38,13 +45,13 @@ class Workspace:
         D: L + 1 backward signals D_l; empty when made for forward passes only.
         up: calls that write h_{l+1} from a_l, given the scale of p_l.
         down: calls that write the bracket of D_l from D_{l+1}, given the scale of p_{l+1}.
-        move: calls that add a multiple of D_l a_{l-1}^T to W_l, for l >= 2.
+        move: calls that add a multiple of D_l a_{l-1}^T (or what the operation has there) to W_l, for l >= 2.
         shift: calls that add a multiple of D_l 1 to b_l.
     """
 
     def __init__(self, network: Dense, batch: int, backward: bool = True) -> None:
         like, S, L = network.W[0], network.replicates, len(network.widths)
-        p, prepare = network.p, network.products.prepare
+        p, prepare, omega = network.p, network.products.prepare, network.omega
 
         def empty(neurons: int) -> Tensor:
             return torch.empty((S, neurons, batch)[S == 1 :], dtype=like.dtype, device=like.device)
@@ -60,13 +67,20 @@ class Workspace:
         self.h = [empty(k) for k in (*network.widths, network.n_out)]
         self.a = [empty(k) for k in network.widths]
         self.pa = [weighed(a, p[l].weights) for l, a in enumerate(self.a, 1)]
-        self.up = [prepare(self.h[l], W[l], self.pa[l - 1], b[l] if b else None) for l in range(1, L + 1)]
-        self.D: list[Tensor] = []
+        self.D = [empty(k) for k in (*network.widths, network.n_out)] if backward else []
+        self.pD = [weighed(D, p[l].weights) for l, D in enumerate(self.D, 1)]
+        calls = []
+        for l in range(1, L + 1):
+            # The output weights beta are a part of theta_L, and no operation's.
+            operation = network.operation if l < L else Product()
+            nodes = None if omega is None or l == L else omega if S > 1 else omega[0]
+            both, here = (p[l], p[l + 1]), (self.a[l - 1], self.pa[l - 1], self.h[l])
+            joined = Connection(network.products, W[l], b[l] if b else None, nodes, both, *here)
+            if backward:
+                joined = replace(joined, D=self.D[l], pD=self.pD[l], bracket=self.D[l - 1])
+            calls.append(operation.connect(joined))
+        self.up, self.down, self.move = zip(*calls, strict=True)
         if backward:
-            self.D = [empty(k) for k in (*network.widths, network.n_out)]
-            self.pD = [weighed(D, p[l].weights) for l, D in enumerate(self.D, 1)]
-            self.down = [prepare(self.D[l], W[l + 1].mT, self.pD[l + 1]) for l in range(L)]
-            self.move = [prepare(W[l], self.D[l], self.a[l - 1].mT, W[l]) for l in range(1, L + 1)]
             ones = torch.ones((S, batch, 1)[S == 1 :], dtype=like.dtype, device=like.device)
             self.shift = [prepare(v, D, ones, v) for v, D in zip(b, self.D, strict=False)]
 
@@ -80,12 +94,33 @@ class Dense(Network):
         b: the L + 1 bias arrays (S, n_l, 1), or None for a network without biases (Section 2.1).
         p: the L measures of the hidden layers.
         activation: sigma.
+        theta: the L arrays theta_l (S, n_l, q) of another neuron than sigma(h + b), updated in place.
+        neuron: sigma_l(theta, h), where there is a theta.
+        operation: sigma*(w, a) of W_2 .. W_L; at n = infinity these have Q columns for each neuron below.
+        omega: the probabilities (S, Q) of those columns, None where Q = 1.
     """
 
-    def __init__(self, W: list[Tensor], b: list[Tensor] | None, p: list[Measure], activation: Activation) -> None:
+    def __init__(
+        self,
+        W: list[Tensor],
+        b: list[Tensor] | None,
+        p: list[Measure],
+        activation: Activation,
+        *,
+        theta: list[Tensor] | None = None,
+        neuron: Neuron | None = None,
+        operation: Operation | None = None,
+        omega: Tensor | None = None,
+    ) -> None:
         if len(W) != len(p) + 1 or (b is not None and len(b) != len(W)):
             raise ValueError(f"{len(W)} weight arrays need {len(W) - 1} measures and {len(W)} biases")
+        if (theta is None) != (neuron is None) or (theta is not None and len(theta) != len(p)):
+            raise ValueError(f"a neuron and its {len(p)} arrays theta come together")
         self.W, self.b, self.activation, self.products = W, b, activation, Products()
+        self.neuron, self.operation, self.omega = neuron, operation or Product(), omega
+        self.trained = [] if neuron is None else [Trained(neuron, activation, t) for t in theta or []]
+        # What layer l makes of its pre-activations.
+        self.sigma: Sequence[Activation] = self.trained or [activation] * len(p)
         self.p = [Measure.counting(), *p, Measure.counting()]
         self.replicates = W[0].shape[0]
         self.widths = [w.shape[1] for w in W[:-1]]
@@ -99,13 +134,22 @@ class Dense(Network):
         named = {f"W{i}": w for i, w in enumerate(self.W, 1)}
         if self.b is not None:
             named |= {f"b{i}": v for i, v in enumerate(self.b, 1)}
-        return named
+        return named | {f"theta{i}": sigma.theta for i, sigma in enumerate(self.trained, 1)}
 
     def member(self, s: int) -> Dense:
         """One of the S networks; it shares this one's memory."""
         b = None if self.b is None else [v[s : s + 1] for v in self.b]
-        p = [m if m.weights is None else Measure(m.scale, m.weights[s : s + 1]) for m in self.p[1:-1]]
-        one = Dense([w[s : s + 1] for w in self.W], b, p, self.activation)
+        p = [m.member(s) for m in self.p[1:-1]]
+        one = Dense(
+            [w[s : s + 1] for w in self.W],
+            b,
+            p,
+            self.activation,
+            theta=[sigma.theta[s : s + 1] for sigma in self.trained] if self.neuron else None,
+            neuron=self.neuron,
+            operation=self.operation,
+            omega=None if self.omega is None else self.omega[s : s + 1],
+        )
         one.products = self.products
         return one
 
@@ -132,7 +176,7 @@ class Dense(Network):
         """
         self._first(x, ws.h[0])
         for l, up in enumerate(ws.up):
-            self.activation.forward(ws.h[l], out=ws.a[l])
+            self.sigma[l].forward(ws.h[l], out=ws.a[l])
             self.p[l + 1].weigh(ws.a[l], out=ws.pa[l])
             up(self.p[l + 1].scale)
         return ws.h[-1]
@@ -152,10 +196,12 @@ class Dense(Network):
             ws.down[l - 1](self.p[l + 1].scale)
             # W_{l+1} has told the layer below what it needs; it may move.
             ws.move[l - 1](-rates[l])
-            self.activation.backward(ws.D[l - 1], ws.h[l - 1], ws.a[l - 1], out=ws.D[l - 1])
+            self.sigma[l - 1].backward(ws.D[l - 1], ws.h[l - 1], ws.a[l - 1], out=ws.D[l - 1])
         self._move_first(x, ws.D[0], -rates[0])
         for shift, rate in zip(ws.shift, rates, strict=False):
             shift(-rate)
+        for sigma, rate in zip(self.trained, rates, strict=False):
+            sigma.move(-rate)
 
     def _first(self, x: Tensor, h: Tensor) -> None:
         """h_1 = W_1 x + b_1."""

@@ -36,6 +36,13 @@ class Measure:
         """p = 1: plain sums, over the input's coordinates and the network's outputs."""
         return Measure(1.0)
 
+    def member(self, s: int) -> Measure:
+        """That of one of the stacked networks, (1, K, 1)."""
+        if self.weights is None:
+            return self
+        s %= len(self.weights)
+        return Measure(self.scale, self.weights[s : s + 1])
+
     def weigh(self, a: Tensor, out: Tensor) -> None:
         """Write ``weights * a`` into ``out``, which is ``a`` where there are no weights; ``scale`` is left to others.
 
