@@ -96,7 +96,11 @@ class Experiment:
     @functools.cached_property
     def products(self) -> Products:
         """How matrices are multiplied; torch is set up for it."""
-        return arrange(self.cfg.precision, self.device, self.particles.first if self.sets > 1 else int(self.cfg.width))
+        largest = self.particles.first if math.isinf(self.cfg.width) else int(self.cfg.width)
+        found = arrange(self.cfg.precision, self.device, largest)
+        if isinstance(self.architecture, ConvArchitecture):
+            found = replace(found, library="cuDNN" if self.device.type == "cuda" else "oneDNN")
+        return found
 
     def _drawn(self) -> Network:
         cfg = self.cfg

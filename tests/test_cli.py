@@ -404,6 +404,19 @@ def test_stopped_sweep_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     assert "8100/8100" in capfd.readouterr().out
 
 
+def test_precision() -> None:
+    """bf16 rounds the factors: the curve starts beside float32's and is another one; the log names the library."""
+    argv = [*TINY, "steps=200", "alpha=0.1"]
+    code, _, err = mfrun("train", *argv, "dir=a")
+    assert (code, bool(re.search(r"n=4  1 thread, products by \w+\n", err))) == (0, True)
+    assert here("train", *argv, "precision=bf16", "dir=b") == 0
+    pairs = [
+        (float(x["population_loss"]), float(y["population_loss"])) for x, y in zip(rows("a"), rows("b"), strict=True)
+    ]
+    assert pairs[0][0] == pytest.approx(pairs[0][1], rel=1e-2)
+    assert 1e-6 < max(abs(x - y) for x, y in pairs) < 0.1
+
+
 def test_broken_pipe() -> None:
     # The reader is gone before the first line.
     for words in ("", "train --help", "plot --help"):

@@ -93,7 +93,9 @@ class _Loop:
         evaluate_at = sorted(set(self.grid) - self.evaluated)
         self.run.write_status("running", **self._facts())
         with Signals(), Progress(self.label, cfg.steps, self.step) as progress:
-            progress.note(f"{torch.get_num_threads()} threads, products by {self.network.products.library}")
+            threads = torch.get_num_threads()
+            library = self.network.products.library
+            progress.note(f"{threads} thread{'s' if threads > 1 else ''}, products by {library}")
             while True:
                 if self.step in evaluate_at:
                     evaluate_at.remove(self.step)
