@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +31,11 @@ from mfrun import config, help, local
 from mfrun.errors import ConfigError, UserError
 from mfrun.progress import Runs, say
 from mfrun.registry import reason, suggest
+from mfrun.requeue import requeued_on_signal
 from mfrun.run import RunDirectory, read_sweep, write_sweep
 
+# conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
 # Hydra's flags that print something and train nothing, and those that a value follows.
 _PRINTING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
 _VALUED = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
@@ -84,7 +89,9 @@ def sweep(argv: list[str]) -> int:
 
     parsed = _parse(overrides)
     given = {o.key_or_group for o in parsed}
-    parsed = [*(o for o in _parse(_sweeper_params(overrides, flags)) if o.key_or_group not in given), *parsed]
+    settings = _hydra_settings(overrides, flags)
+    preset = [f"{key}={values}" for key, values in (settings.sweeper.params or {}).items()]
+    parsed = [*(o for o in _parse(preset) if o.key_or_group not in given), *parsed]
     if not any(o.key_or_group == "width" for o in parsed):
         widths = [config.width_label(config.parse_width(w, "widths")) for w in base.widths]
         if not widths:
@@ -98,35 +105,36 @@ def sweep(argv: list[str]) -> int:
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice:
         raise UserError(f"{twice}: given twice")
-    local = not any(f.startswith("hydra/launcher=") for f in overrides)
-    if local:
+    launcher = _launcher(settings)
+    if not launcher:
         import torch
 
         # A process that has used several threads cannot be copied, and the runs will be copies of this one.
         torch.set_num_threads(1)
     for node, name in zip(nodes, names, strict=True):
-        _validate(node, RunDirectory(top / name), load=local)
+        _validate(node, RunDirectory(top / name), elsewhere=bool(launcher))
     if base.resume:
         _refuse_orphans(top, names)
 
-    lasting = [o for o in overrides if _parse([o])[0].key_or_group not in ("resume", "dir")]
+    lasting = [o for o in overrides if not _circumstance(_parse([o])[0].key_or_group)]
     write_sweep(top, {"overrides": lasting, "swept": _swept_keys(parsed), "title": base.title})
     arguments = [_line(o) for o in parsed if o.key_or_group != "dir"]
     subdir = ",".join(f"{k}={_value_of(k)}" for k in _swept_keys(parsed))
-    words = [*arguments, f"dir={_quote(str(top))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags]
-    if local:
+    # A job that runs elsewhere may start in another folder.
+    place = top.absolute() if launcher else top
+    words = [*arguments, f"dir={_quote(str(place))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags]
+    runs = [RunDirectory(top / name) for name in names]
+    if launcher:
+        _hand_over(launcher, words, top, len(runs))
+    else:
         waiting: list[_Run] = []
         _hydra("sweep", words, lambda node: waiting.append(_prepared(node)))
         _train_together(waiting, base.threads)
-    else:
-        _hydra("sweep", words)
     from mfrun.study.status import table
 
-    runs = [RunDirectory(top / name) for name in names]
     print(table(runs))
     print(f"\nmfrun plot {top}")
-    states = {run.status()["state"] for run in runs}
-    return 1 if _failures or "failed" in states else 0
+    return 1 if _failures or not all(run.done() for run in runs) else 0
 
 
 @dataclass
@@ -180,8 +188,29 @@ def _prepared(node: DictConfig) -> _Run:
 
 def _task(node: DictConfig) -> None:
     """What Hydra runs for a job, here or in the process that a launcher has started."""
+    config.store_schema()  # a process that a launcher has started does not know it
     run = _prepared(node)
-    run.train(run.cfg.threads)
+    if run.label is None:
+        run.train(run.cfg.threads)
+        return
+    # The sweep has made sure of what each folder holds; a run that is there now was begun by this job, which has been
+    # requeued.
+    run.cfg.resume = True
+    with requeued_on_signal():
+        run.train(run.cfg.threads)
+
+
+def _hand_over(launcher: str, words: list[str], top: Path, runs: int) -> None:
+    """Let a launcher train the runs of a sweep, and wait for them."""
+    # They load the data themselves.
+    _problems.clear()
+    say(f"mfrun: {runs} runs go to hydra/launcher={launcher}; mfrun status {top} says how they stand")
+    try:
+        _hydra("sweep", words)
+    except Exception as error:  # whatever a launcher meets; the runs' own troubles are in their status and logs
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        say(f"mfrun: hydra/launcher={launcher}: {type(error).__name__}: {lines[0].strip()}")
+        _failures.append(error)
 
 
 def _train_together(runs: list[_Run], threads: int | None) -> None:
@@ -198,16 +227,23 @@ def _train_together(runs: list[_Run], threads: int | None) -> None:
                 _failures.append(RuntimeError(job.label))
 
 
-def _validate(node: DictConfig, run: RunDirectory, load: bool = True) -> None:
-    """Refuse bad values before anything is written; with ``load``, bad data too, and changes of a run that exists."""
-    cfg = config.check(node)
-    if load:
-        from mfrun.dynamics.train import refuse_changes
-        from mfrun.experiment import assemble
+def _validate(node: DictConfig, run: RunDirectory, elsewhere: bool = False) -> None:
+    """Refuse bad values, bad data and changes of a run that exists, before anything is written.
 
-        experiment = assemble(cfg, _problem(node, cfg))
-        if run.exists():
-            refuse_changes(run, config.content(node), growing=not experiment.schedule.needs_end)
+    Args:
+        elsewhere: the run will be trained on another machine, whose devices are not known here.
+    """
+    from mfrun.dynamics.train import refuse_changes
+    from mfrun.experiment import assemble
+
+    cfg = config.check(node)
+    if elsewhere:
+        cfg = replace(cfg, device="cpu", precision="float32")
+        if run.exists() and not cfg.resume:
+            raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
+    experiment = assemble(cfg, _problem(node, cfg))
+    if run.exists():
+        refuse_changes(run, config.content(node), growing=not experiment.schedule.needs_end)
 
 
 def _folder(node: DictConfig) -> Path:
@@ -356,14 +392,39 @@ def _source(flags: list[str]) -> tuple[str, list[str]]:
     return args.config_name or "config", [f"hydra.searchpath=[{folder}]"]
 
 
-def _sweeper_params(overrides: list[str], flags: list[str]) -> list[str]:
-    """The keys that a preset sweeps over, KEY=A,B, as Hydra's ``hydra.sweeper.params`` holds them."""
+def _hydra_settings(overrides: list[str], flags: list[str]) -> DictConfig:
+    """The node ``hydra`` of a sweep: its launcher, and in ``sweeper.params`` the keys that a preset sweeps over."""
     name, extra = _source(flags)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
         single = [_each(o)[0] for o in _parse(overrides)]
-        node = compose(name, overrides=[*single, *extra], return_hydra_config=True)
-    return [f"{key}={values}" for key, values in (OmegaConf.select(node, "hydra.sweeper.params") or {}).items()]
+        settings = compose(name, overrides=[*single, *extra], return_hydra_config=True).hydra
+    assert isinstance(settings, DictConfig)
+    return settings
+
+
+def _launcher(settings: DictConfig) -> str:
+    """The launcher asked for by ``hydra/launcher=``; empty where the sweep trains its runs itself.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    name = str(settings.runtime.choices["hydra/launcher"])
+    if name == "basic":  # Hydra's default
+        return ""
+    package = str(settings.launcher._target_).rpartition(".")[0]
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        extra = name.partition("_")[0]
+        why = f"needs a package that is not here; pip install 'mfrun[{extra}]' ({reason(error)})"
+        raise ConfigError("hydra/launcher", name, why) from error
+    return name
+
+
+def _circumstance(key: str) -> bool:
+    """Whether a word of the command line is for this call alone, and not for those that resume the sweep."""
+    return key in ("resume", "dir", "hydra/launcher") or key.startswith("hydra.launcher.")
 
 
 def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
