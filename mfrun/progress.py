@@ -107,7 +107,8 @@ class Progress:
     def report(self, step: int, metrics: dict[str, float], speed: float) -> None:
         """An evaluation; a log gets a line now and then, and at the end."""
         shown = {k: f"{v:.4g}" for k, v in metrics.items()}
-        self._bar.set_postfix(shown, refresh=False)
+        # A terminal's line is short; the losses alone.
+        self._bar.set_postfix({k: v for k, v in shown.items() if k.endswith("_loss")}, refresh=False)
         now = time.monotonic()
         if not self._terminal and (now - self._last_line > INTERVAL or step == self.steps):
             self._last_line = now
