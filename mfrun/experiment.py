@@ -26,7 +26,7 @@ from mfrun.networks.scaling import Scaling
 from mfrun.problems.losses import Loss
 from mfrun.problems.problem import Problem
 from mfrun.problems.streams import Parallel, Stream
-from mfrun.registry import conform, create, find, reason
+from mfrun.registry import conform, create, distrust, find, names_in, reason
 from mfrun.run import RunDirectory
 from mfrun.seeds import entropy
 
@@ -288,6 +288,7 @@ def restore(run: RunDirectory, step: int | None = None) -> tuple[Experiment, Net
     """
     node = OmegaConf.merge(OmegaConf.structured(Config), run.config())
     assert isinstance(node, DictConfig)
+    distrust(names_in(OmegaConf.to_container(node)))
     experiment = assemble(check(node))
     network = experiment.network()
     return experiment, network, load_into(network, run, step)

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mfrun import config, help, local
 from mfrun.errors import ConfigError, UserError
 from mfrun.progress import Runs, say
-from mfrun.registry import reason, suggest
+from mfrun.registry import distrust, names_in, reason, suggest
 from mfrun.requeue import requeued_on_signal
 from mfrun.run import RunDirectory, read_sweep, write_sweep
 
@@ -49,6 +49,7 @@ def train(argv: list[str]) -> int:
     if _only_prints("train", argv):
         return 0
     flags, overrides = _split(argv)
+    distrust(set())
     parsed = _parse(overrides)
     swept = [_line(o) for o in parsed if o.is_sweep_override()]
     if swept:
@@ -56,8 +57,7 @@ def train(argv: list[str]) -> int:
     node = _compose(overrides, flags)
     run_dir = _folder(node)
     if node.resume:
-        overrides = _over(_saved_overrides(run_dir), overrides)
-        node = _compose(overrides, flags)
+        overrides, node = _resumed(_saved_overrides(run_dir), overrides, flags)
     elif RunDirectory(run_dir).exists():
         raise UserError(f"dir={run_dir}: holds a run already; resume=true goes on with it")
     _validate(node, RunDirectory(run_dir))
@@ -76,6 +76,7 @@ def sweep(argv: list[str]) -> int:
     if _only_prints("sweep", argv):
         return 0
     flags, overrides = _split(argv)
+    distrust(set())
     base = _compose([_each(o)[0] for o in _parse(overrides)], flags)
     top = _folder(base)
     recorded = read_sweep(top)
@@ -84,8 +85,7 @@ def sweep(argv: list[str]) -> int:
     if base.resume:
         if recorded is None:
             raise UserError(f"dir={top}: no sweep to resume here")
-        overrides = _over(recorded["overrides"], overrides)
-        base = _compose([_each(o)[0] for o in _parse(overrides)], flags)
+        overrides, base = _resumed(_checked(recorded.get("overrides"), top / "sweep.yaml"), overrides, flags)
 
     parsed = _parse(overrides)
     given = {o.key_or_group for o in parsed}
@@ -102,6 +102,9 @@ def sweep(argv: list[str]) -> int:
     jobs = _jobs(parsed)
     nodes = [_compose(job, flags) for job in jobs]
     names = [_subdirectory(parsed, job, node) for job, node in zip(jobs, nodes, strict=True)]
+    outside = next((n for n in names if not (top / n).resolve().is_relative_to(top.resolve())), None)
+    if outside:
+        raise UserError(f"{outside}: the values of a swept key name folders below {top}, and this one leads out of it")
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice:
         raise UserError(f"{twice}: given twice")
@@ -424,7 +427,7 @@ def _launcher(settings: DictConfig) -> str:
 
 def _circumstance(key: str) -> bool:
     """Whether a word of the command line is for this call alone, and not for those that resume the sweep."""
-    return key in ("resume", "dir", "hydra/launcher") or key.startswith("hydra.launcher.")
+    return key in ("resume", "dir") or key.startswith(("hydra/", "hydra."))
 
 
 def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
@@ -487,7 +490,45 @@ def _saved_overrides(run_dir: Path) -> list[str]:
         saved = OmegaConf.load(file)
     except Exception as error:
         raise UserError(f"{file}: cannot be read") from error
-    return [str(o) for o in saved if not str(o).startswith(("resume=", "dir="))]
+    plain = OmegaConf.to_container(saved) if OmegaConf.is_config(saved) else saved
+    return [o for o in _checked(plain, file) if not o.startswith(("resume=", "dir="))]
+
+
+def _checked(saved: object, file: Path) -> list[str]:
+    """Overrides read from a run directory, which configure the run and never Hydra, whose keys can call anything.
+
+    Raises:
+        UserError: they do, or are no overrides.
+    """
+    if not isinstance(saved, list):
+        raise UserError(f"{file}: holds no list of overrides")
+    words = [str(o) for o in saved]
+    for o in _parse(words):
+        if o.key_or_group.partition("/")[0].partition(".")[0] == "hydra":
+            raise UserError(f"{file}: holds {_line(o)}; a run's folder does not configure Hydra")
+    return words
+
+
+def _resumed(saved: list[str], typed: list[str], flags: list[str]) -> tuple[list[str], DictConfig]:
+    """The overrides of a resumed run or sweep, and its configuration (of a sweep, the first one).
+
+    Code that the saved ones name is not imported: not what a YAML file says, but what they say themselves.
+    """
+    overrides = _over(saved, typed)
+    node = _compose([_each(o)[0] for o in _parse(overrides)], flags)
+    if any(":" in o for o in saved):
+        groups = [o for o in saved if _chooses(_parse([o])[0])]
+        try:
+            own = _names(_over(groups, typed), flags)
+        except UserError:  # what is typed makes sense beside the saved ones only
+            own = set()
+        distrust(_names(overrides, flags) - own)
+    return overrides, node
+
+
+def _names(overrides: list[str], flags: list[str]) -> set[str]:
+    """What the configurations of a command line may import."""
+    return set().union(*(names_in(_plain(_compose(job, flags))) for job in _jobs(_parse(overrides))))
 
 
 def _line(o: Override) -> str:
@@ -514,6 +555,11 @@ def _swept_keys(parsed: list[Override]) -> list[str]:
 
 def _is_group(key: str) -> bool:
     return (config.conf_dir() / key).is_dir()
+
+
+def _chooses(o: Override) -> bool:
+    """Whether an override does no more than choose files of a group."""
+    return _is_group(o.key_or_group) and all(isinstance(_parse([one])[0].value(), str) for one in _each(o))
 
 
 def _value_of(key: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from mfrun.errors import ConfigError
 T = TypeVar("T")
 
 _COMPONENTS: dict[str, dict[str, Any]] = {}
+_distrusted: set[str] = set()
 # Where each kind is defined; importing the modules fills its part of the table.
 _HOMES: dict[str, tuple[str, ...]] = {
     "dataset": ("mfrun.problems.datasets", "mfrun.problems.features"),
@@ -79,15 +81,33 @@ def imported(name: str, key: str) -> Any:
     """The user's own object ``package.module:attribute``.
 
     Raises:
-        ConfigError: of another form, or it cannot be imported.
+        ConfigError: of another form, or it cannot be imported, or only a run directory names it.
     """
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ConfigError(key, name or "''", "names an object of your own as package.module:name")
+    if name in _distrusted and name not in os.environ.get("MFRUN_IMPORT", "").split(","):
+        why = "is named by the run's folder alone; where you trust it, type it again or set MFRUN_IMPORT to it"
+        raise ConfigError(key, name, why)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(key, name, f"cannot be imported ({error})") from error
+
+
+def distrust(names: set[str]) -> None:
+    """Do not import these names, which were read from a run directory, until the next call (docs/security.md)."""
+    _distrusted.clear()
+    _distrusted.update(names)
+
+
+def names_in(value: object) -> set[str]:
+    """All texts in a configuration that may be a ``package.module:attribute``."""
+    if isinstance(value, Mapping):
+        return set().union(*map(names_in, value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*map(names_in, value))
+    return {value} if isinstance(value, str) and ":" in value else set()
 
 
 def create(kind: str, node: Mapping[str, Any], key: str) -> Any:

@@ -77,7 +77,7 @@ class RunDirectory:
         Raises:
             UserError: another process trains here.
         """
-        handle = (self.path / LOCK).open("a+")
+        handle = _own(self.path / LOCK)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -116,7 +116,7 @@ class RunDirectory:
         if not file.exists():
             writer.writeheader()
         writer.writerows({k: _number(v) for k, v in row.items()} for row in rows)
-        with file.open("a") as out:
+        with _own(file) as out:
             out.write(text.getvalue())
             out.flush()
             os.fsync(out.fileno())
@@ -188,6 +188,7 @@ class RunDirectory:
             warn: told, in a line, of every damaged state that is passed over.
             step: only the state of this step will do.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         for commit in self._states():
@@ -198,7 +199,7 @@ class RunDirectory:
                 file = commit.with_suffix(".safetensors")
                 if _sha256(file) == facts["sha256"]:
                     return load_file(file), facts
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError):
                 pass
             instead = "; going back to the state before it" if step is None else ""
             warn(f"{commit.with_suffix('.safetensors')} is damaged{instead}")
@@ -219,11 +220,12 @@ class RunDirectory:
         """How the run stands. A run whose process is gone is ``killed``."""
         try:
             status = json.loads((self.path / STATUS).read_text())
-        except (OSError, ValueError):
+            state, host, pid = status["state"], status["host"], int(status["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
             return {"state": "new"}
-        if status["state"] == "running" and status["host"] == socket.gethostname() and not _alive(status["pid"]):
+        if state == "running" and host == socket.gethostname() and not _alive(pid):
             status["state"] = "killed"
-        return status
+        return dict(status)
 
     def done(self) -> bool:
         """Whether nothing is left to train."""
@@ -314,6 +316,19 @@ def _replacing(file: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _own(file: Path) -> io.TextIOWrapper:
+    """A file of the run, to add to; not one elsewhere that a link in the folder leads to.
+
+    Raises:
+        UserError: a link, or no permission.
+    """
+    try:
+        return os.fdopen(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "a")
+    except OSError as error:
+        why = "a link, which may lead out of the folder" if file.is_symlink() else error.strerror
+        raise UserError(f"{file}: cannot be written ({why})") from error
 
 
 def _sha256(file: Path) -> str:
