@@ -33,6 +33,36 @@ def _huber(y: Tensor, yhat: Tensor) -> Tensor:
     return torch.where(e <= 1, e**2 / 2, e - 0.5).sum(0)
 
 
+Scalar = Callable[[Tensor], Tensor]
+
+# sigma_l(theta, h), from sigma, theta (n_l, q) and h (n_l, B).
+NEURONS: dict[str, Callable[[Scalar, Tensor, Tensor], Tensor]] = {
+    "bias": lambda s, t, h: s(h),
+    "gain": lambda s, t, h: t[:, :1] * s(h),
+    "affine": lambda s, t, h: t[:, :1] * s(h) + t[:, 1:],
+    "slope": lambda s, t, h: (1 - t) * s(h) + t * h,
+    "steepness": lambda s, t, h: s(t * h),
+    "gate": lambda s, t, h: h * s(t * h),
+    "function": lambda s, t, h: ripple(t.split(1, 1), h),
+}
+
+
+def ripple(theta: tuple[Tensor, ...], h: Tensor) -> Tensor:
+    """A neuron of the user's own, q = 3."""
+    return theta[0] * torch.sin(theta[1] * h + theta[2]) + h
+
+
+# sigma*(w, a), of arrays that broadcast.
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product": lambda w, a: w * a,
+    "separable": lambda w, a: torch.tanh(w) * a,
+    "of_sum": lambda w, a: torch.relu(w + a),
+    "of_product": lambda w, a: torch.tanh(w * a),
+    "function": lambda w, a: torch.sin(w + a) + w * torch.tanh(a),
+}
+bend = OPERATIONS["function"]
+
+
 # L(y, yhat) of one network: yhat (n_out, B) -> (B,).
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared": lambda y, yhat: ((yhat - columns(y, len(yhat))) ** 2).sum(0),
@@ -48,6 +78,39 @@ def labels(task: Task, n_out: int, batch: int, generator: torch.Generator, stack
         return torch.randint(0, n_out, (*stack, batch), generator=generator)
     y = torch.randn((*stack, n_out, batch), generator=generator, dtype=torch.float64)
     return torch.where(y > 0, 1.0, -1.0).double() if task is Task.SIGN else y
+
+
+def general_forward(
+    W: list[Tensor],
+    b: list[Tensor] | None,
+    theta: list[Tensor],
+    p: list[Tensor],
+    omega: Tensor,
+    rule: tuple[str, str, str],
+    x: Tensor,
+) -> Tensor:
+    """Eq. (38) with the local operation of Section 2.4, for one network with any measure over its neurons.
+
+    Args:
+        W: W_1 (n_1, d), W_l (n_l, n_{l-1} Q), W_{L+1} (n_out, n_L).
+        b: (n_l, 1) for every layer.
+        theta: (n_l, q) for every hidden layer.
+        p: probabilities (n_l) of the neurons of every hidden layer.
+        omega: probabilities (Q) of the values of one weight.
+        rule: activation, neuron, operation.
+        x: inputs in rows (B, d).
+    """
+    activation, neuron, operation = rule
+    h = W[0] @ x.T
+    for l in range(1, len(W)):
+        h = h if b is None else h + b[l - 1]
+        a = NEURONS[neuron](ACTIVATIONS[activation], theta[l - 1], h)
+        if l == len(W) - 1:
+            h = W[l] @ (p[l - 1][:, None] * a)
+        else:
+            w = W[l].view(len(W[l]), len(a), -1, 1)
+            h = torch.einsum("jiqb,i,q->jb", OPERATIONS[operation](w, a[None, :, None]), p[l - 1], omega)
+    return h if b is None else h + b[-1]
 
 
 def forward(W: list[Tensor], b: list[Tensor] | None, activation: str, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor
 from mfrun.errors import UserError
 from mfrun.experiment import Experiment, load_into, restore
 from mfrun.networks.dense import Dense
+from mfrun.networks.operations import Product
 from mfrun.problems.problem import Evaluation
 from mfrun.run import RunDirectory
 from mfrun.study import style
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{run.path}: sub-networks are drawn from dense networks")
     if not experiment.scaling.is_mean_field:
         raise UserError(f"{run.path}: its scaling is not mean_field; its layers are no measures to draw from")
+    if network.neuron is not None or not isinstance(network.operation, Product):
+        raise UserError(f"{run.path}: sub-networks are drawn where neuron=bias and operation=product")
     steps = run.saved_steps() if asked == "all" else [newest]
     samples = list(experiment.problem.evaluation(experiment.cfg.seed.eval, args.samples).values())[-1]
     frames = []

@@ -192,14 +192,15 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
 
 
 def _nodes(start: Network, network: Network, depth: int, p: Array) -> list[tuple[Array, Array, float]]:
-    """Quadrature nodes of beta with one initial bias each: (beta at step 0, beta now, probability of the bias)."""
+    """Quadrature nodes of beta with one initial bias and theta each: (beta at step 0, beta now, their probability)."""
     groups = []
     before, now = (n.state()[f"W{depth}"].double().cpu().numpy() for n in (start, network))
-    bias = start.state().get(f"b{depth - 1}")
+    others = [start.state().get(f"{name}{depth - 1}") for name in ("b", "theta")]
     for s in range(len(p)):
-        biases = np.zeros(p.shape[1]) if bias is None else bias[s].double().cpu().numpy().ravel()
-        for value in np.unique(biases[p[s] > 0]):
-            here = (biases == value) & (p[s] > 0)
+        rest = [array[s].double().cpu().numpy().reshape(p.shape[1], -1) for array in others if array is not None]
+        _, of = np.unique(np.column_stack([np.zeros(p.shape[1]), *rest]), axis=0, return_inverse=True)
+        for value in np.unique(of[p[s] > 0]):
+            here = (of == value) & (p[s] > 0)
             groups.append((before[s].ravel()[here], now[s].ravel()[here], float(p[s][here].sum())))
     return groups
 
