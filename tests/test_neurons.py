@@ -186,7 +186,7 @@ def test_sweep_and_compare_in_processes_of_their_own(folder: Path) -> None:
     """Finite widths and the limit with its bar, of a form that no matrix product has."""
     sweep = [*TINY, *LIMIT, "widths=[4,8,16,inf]", "operation=of_sum", "neuron=gain", "neuron.deviations=[0.2]"]
     compare = ["compare", "s", "--metrics", "population_loss"]
-    for argv in (["sweep", *sweep, "dir=s"], compare, ["plot", "s/width=inf", "--weights"]):
+    for argv in (["sweep", *sweep, "dir=s"], compare, ["plot", "s", "--weights"]):
         done = subprocess.run([sys.executable, "-m", "mfrun", *argv], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     rows = pd.read_csv(folder / "s" / "width=inf" / "metrics.csv")
