@@ -197,7 +197,7 @@ class RunDirectory:
             try:
                 facts = json.loads(commit.read_text())
                 file = commit.with_suffix(".safetensors")
-                if _sha256(file) == facts["sha256"]:
+                if _sha256(file) == facts["sha256"] and _state(facts["step"]) == commit.stem:
                     return load_file(file), facts
             except (OSError, ValueError, KeyError, TypeError, SafetensorError):
                 pass

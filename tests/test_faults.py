@@ -1,0 +1,174 @@
+"""Faults driven at the real command line: after each, resume=true ends with the curves of an uninterrupted run.
+
+Single runs that are stopped, killed or cut short are in test_cli.py, runs side by side in test_local.py, data caches
+in test_features.py.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import TINY, curves, folder, here, start, status, steps_logged, wait_until  # noqa: F401
+
+SWEEP = [*TINY[2:], "threads=1", "widths=[3,5]", "steps=3000", "checkpoint_seconds=0.01"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What nothing interrupted: the sweep above, and a run of 700 steps."""
+    top = tmp_path_factory.mktemp("straight")
+    assert here("sweep", *SWEEP, f"dir={top}/s") == 0
+    assert here("train", *TINY, "steps=700", f"dir={top}/r") == 0
+    return top
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_sweep_killed_again_and_again(seed: int, straight: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """At moments that fall anywhere: before the first row, in an evaluation or a save, between two runs."""
+    moment = random.Random(seed)
+    process = start("sweep", *SWEEP, "dir=s")
+    wait_until(lambda: Path("s/sweep.yaml").exists(), process)
+    kills = 0
+    while kills < 4:
+        time.sleep(moment.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            break
+        kills += 1
+        # The half-finished folder can be looked at. Before its first run has begun there is nothing to see: one line.
+        begun = any(Path("s").glob("*/config.yaml"))
+        rows = max(steps_logged("s/width=3"), steps_logged("s/width=5")) >= 0
+        for command in ("status", "plot", "compare"):
+            code = here(command, "s")
+            assert code == 0 if begun and (rows or command == "status") else code in (0, 2), command
+        assert "Traceback" not in capfd.readouterr().err
+        process = start("sweep", "dir=s", "resume=true")
+        wait_until(lambda: bool(list(Path("s").glob("*/status.json"))), process)
+    process.communicate(timeout=120)
+    assert kills > 0
+    assert here("sweep", "dir=s", "resume=true") == 0
+    for n in (3, 5):
+        assert curves(f"s/width={n}") == curves(f"{straight}/s/width={n}")
+        assert not [p for p in Path(f"s/width={n}").iterdir() if p.name.endswith(".partial")]
+
+
+@pytest.mark.parametrize("limit", [200, 1500, 2500])
+def test_a_file_that_cannot_grow(limit: int, straight: Path) -> None:
+    """RLIMIT_FSIZE stands for a full disk: at 200 bytes no configuration fits, then no state, then the last rows."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mfrun", "train", *TINY, "steps=700", "dir=r"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),  # noqa: PLW1509
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert "File too large" in done.stderr.splitlines()[-1]
+    again = ["dir=r", "resume=true"] if Path("r/config.yaml").exists() else [*TINY, "steps=700", "dir=r"]
+    assert here("train", *again) == 0
+    assert curves("r") == curves(f"{straight}/r")
+
+
+def bound() -> list[str]:
+    """Words before a command that make permissions count even for root; skips where that cannot be had."""
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root may write everywhere, and there is no setpriv")
+    caps = "-dac_override,-dac_read_search,-fowner"
+    return ["setpriv", f"--bounding-set={caps}", f"--inh-caps={caps}"]
+
+
+def test_a_folder_that_becomes_read_only() -> None:
+    words = [sys.executable, "-m", "mfrun", "train", *TINY, "steps=20000", "checkpoint_seconds=0.05", "dir=r"]
+    process = subprocess.Popen([*bound(), *words], stdout=-1, stderr=-1, text=True)
+    wait_until(lambda: steps_logged("r") >= 1000, process)
+    Path("r").chmod(0o555)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        Path("r").chmod(0o755)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "Permission denied" in err.splitlines()[-1]
+    assert here("train", "dir=r", "resume=true") == 0
+    assert here("train", *TINY, "steps=20000", "dir=plain") == 0
+    assert curves("r") == curves("plain")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flipped_bits(seed: int, straight: Path) -> None:
+    """One in each file of the newest state; what is not found out must not matter."""
+    assert here("train", *TINY, "steps=300", "dir=r") == 0
+    where = random.Random(seed)
+    for file in Path("r").glob("state-00000300.*"):
+        data = bytearray(file.read_bytes())
+        data[where.randrange(len(data))] ^= 1 << where.randrange(8)
+        file.write_bytes(data)
+    assert here("train", "dir=r", "resume=true", "steps=700") == 0
+    assert curves("r") == curves(f"{straight}/r")
+
+
+def test_a_commit_of_another_step(straight: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A flipped bit that leaves a number a number."""
+    assert here("train", *TINY, "steps=300", "dir=r") == 0
+    commit = Path("r/state-00000300.json")
+    commit.write_text(commit.read_text().replace('"step": 300', '"step": 100'))
+    assert here("train", "dir=r", "resume=true", "steps=700") == 0
+    assert "is damaged; going back to the state before it" in capfd.readouterr().err
+    assert curves("r") == curves(f"{straight}/r")
+
+
+def test_a_clock_that_jumps_back(straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files from tomorrow, and a clock that runs backwards while the run goes on."""
+    assert here("train", *TINY, "steps=300", "dir=r") == 0
+    tomorrow = time.time() + 86400
+    for file in Path("r").iterdir():
+        os.utime(file, (tomorrow, tomorrow))
+    now = iter(range(2**31, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    assert here("train", "dir=r", "resume=true", "steps=700") == 0
+    monkeypatch.undo()
+    assert curves("r") == curves(f"{straight}/r")
+    assert status("r")["state"] == "finished"
+
+
+def test_two_sweeps_in_one_folder(straight: Path) -> None:
+    first = start("sweep", *SWEEP, "dir=s")
+    wait_until(lambda: steps_logged("s/width=5") >= 0, first)
+    held = int(str(status("s/width=5")["pid"]))
+    os.kill(held, signal.SIGSTOP)  # it must not finish meanwhile
+    second = start("sweep", "dir=s", "resume=true")
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "width=5: dir=s/width=5: another process is training in this folder" in err.replace(
+        str(Path.cwd()) + "/", ""
+    )
+    os.kill(held, signal.SIGCONT)
+    first.communicate(timeout=60)
+    assert here("sweep", "dir=s", "resume=true") == 0
+    for n in (3, 5):
+        assert curves(f"s/width={n}") == curves(f"{straight}/s/width={n}")
+
+
+@pytest.mark.parametrize("change", ["alpha=0.5", "seed.init=1", "batch=7", "init.tau2=2", "loss=huber"])
+def test_a_resumed_sweep_refuses_another_key(change: str, straight: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(straight / "s", "s")
+    before = {p: p.read_bytes() for p in Path("s").rglob("*") if p.is_file()}
+    assert here("sweep", "dir=s", "resume=true", "widths=[3,5,6]", change) == 2
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert f"mfrun: {change.partition('=')[0]}" in err
+    assert "was started with" in err
+    assert {p: p.read_bytes() for p in Path("s").rglob("*") if p.is_file()} == before
