@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mfrun import config, help
+from mfrun.commandline import compose, line, parse, split
 from mfrun.errors import UserError
-from mfrun.launch import _compose, _line, _parse, _split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,13 +35,13 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print("\n".join([USAGE, *help.options("dataset")]))
         return 0
-    flags, words = _split(argv)
+    flags, words = split(argv)
     overrides = [f"dataset={w}" if "=" not in w and w[0] not in "~+" else w for w in words]
-    parsed = _parse(overrides)
-    swept = [_line(o) for o in parsed if o.is_sweep_override()]
+    parsed = parse(overrides)
+    swept = [line(o) for o in parsed if o.is_sweep_override()]
     if swept or [o.key_or_group for o in parsed].count("dataset") != 1:
         raise UserError(f"data {' '.join(argv)}".rstrip() + ": give one data set; mfrun data --help lists them")
-    cfg = config.check(_compose(overrides, flags))
+    cfg = config.check(compose(overrides, flags))
     _prepare(cfg)
     from mfrun.experiment import load_problem
     from mfrun.registry import create

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import itertools
 import json
 import os
-import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from mfrun import config, help, local
+from mfrun import commandline, config, help, local
 from mfrun.errors import ConfigError, UserError
 from mfrun.progress import Runs, say
-from mfrun.registry import distrust, names_in, reason, suggest
+from mfrun.registry import distrust, names_in, reason
 from mfrun.requeue import requeued_on_signal
 from mfrun.run import RunDirectory, read_sweep, write_sweep
 
 # conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
-# Hydra's flags that print something and train nothing, and those that a value follows.
+# Hydra's flags that print something and train nothing.
 _PRINTING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
-_VALUED = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 # Told after Hydra has returned: (what, exit code) of the jobs of this process.
 _problems: dict[str, Any] = {}
 _failures: list[Exception] = []
@@ -46,22 +36,22 @@ _failures: list[Exception] = []
 
 def train(argv: list[str]) -> int:
     """Train one configuration."""
-    if _only_prints("train", argv):
+    if only_prints("train", argv):
         return 0
-    flags, overrides = _split(argv)
+    flags, overrides = commandline.split(argv)
     distrust(set())
-    parsed = _parse(overrides)
-    swept = [_line(o) for o in parsed if o.is_sweep_override()]
+    parsed = commandline.parse(overrides)
+    swept = [commandline.line(o) for o in parsed if o.is_sweep_override()]
     if swept:
         raise UserError(f"{swept[0]}: several values; mfrun sweep trains one run for each")
-    node = _compose(overrides, flags)
-    run_dir = _folder(node)
+    node = commandline.compose(overrides, flags)
+    run_dir = commandline.folder(node)
     if node.resume:
         overrides, node = _resumed(_saved_overrides(run_dir), overrides, flags)
     elif RunDirectory(run_dir).exists():
         raise UserError(f"dir={run_dir}: holds a run already; resume=true goes on with it")
     _validate(node, RunDirectory(run_dir))
-    _hydra("train", [*overrides, f"dir={_quote(str(run_dir))}", *flags])
+    _hydra("train", [*overrides, f"dir={commandline.quote(str(run_dir))}", *flags])
     if _failures:
         raise _failures[0]
     status = RunDirectory(run_dir).status()
@@ -73,12 +63,12 @@ def train(argv: list[str]) -> int:
 
 def sweep(argv: list[str]) -> int:
     """Train every width, and every value of every swept key: a Hydra multirun."""
-    if _only_prints("sweep", argv):
+    if only_prints("sweep", argv):
         return 0
-    flags, overrides = _split(argv)
+    flags, overrides = commandline.split(argv)
     distrust(set())
-    base = _compose([_each(o)[0] for o in _parse(overrides)], flags)
-    top = _folder(base)
+    base = commandline.compose(commandline.first(overrides), flags)
+    top = commandline.folder(base)
     recorded = read_sweep(top)
     if recorded and not base.resume:
         raise UserError(f"dir={top}: holds a sweep already; resume=true goes on with it")
@@ -87,21 +77,21 @@ def sweep(argv: list[str]) -> int:
             raise UserError(f"dir={top}: no sweep to resume here")
         overrides, base = _resumed(_checked(recorded.get("overrides"), top / "sweep.yaml"), overrides, flags)
 
-    parsed = _parse(overrides)
+    parsed = commandline.parse(overrides)
     given = {o.key_or_group for o in parsed}
-    settings = _hydra_settings(overrides, flags)
+    settings = commandline.hydra_settings(overrides, flags)
     preset = [f"{key}={values}" for key, values in (settings.sweeper.params or {}).items()]
-    parsed = [*(o for o in _parse(preset) if o.key_or_group not in given), *parsed]
+    parsed = [*(o for o in commandline.parse(preset) if o.key_or_group not in given), *parsed]
     if not any(o.key_or_group == "width" for o in parsed):
         widths = [config.width_label(config.parse_width(w, "widths")) for w in base.widths]
         if not widths:
             raise ConfigError("widths", "[]", "a sweep needs at least one width")
         if len(set(widths)) < len(widths):
             raise ConfigError("widths", list(base.widths), "holds a width twice")
-        parsed = [*parsed, *_parse([f"width={','.join(widths)}"])]
-    jobs = _jobs(parsed)
-    nodes = [_compose(job, flags) for job in jobs]
-    names = [_subdirectory(parsed, job, node) for job, node in zip(jobs, nodes, strict=True)]
+        parsed = [*parsed, *commandline.parse([f"width={','.join(widths)}"])]
+    jobs = commandline.jobs(parsed)
+    nodes = [commandline.compose(job, flags) for job in jobs]
+    names = [commandline.subdirectory(parsed, job, node) for job, node in zip(jobs, nodes, strict=True)]
     outside = next((n for n in names if not (top / n).resolve().is_relative_to(top.resolve())), None)
     if outside:
         raise UserError(f"{outside}: the values of a swept key name folders below {top}, and this one leads out of it")
@@ -119,13 +109,13 @@ def sweep(argv: list[str]) -> int:
     if base.resume:
         _refuse_orphans(top, names)
 
-    lasting = [o for o in overrides if not _circumstance(_parse([o])[0].key_or_group)]
-    write_sweep(top, {"overrides": lasting, "swept": _swept_keys(parsed), "title": base.title})
-    arguments = [_line(o) for o in parsed if o.key_or_group != "dir"]
-    subdir = ",".join(f"{k}={_value_of(k)}" for k in _swept_keys(parsed))
+    lasting = [o for o in overrides if not _circumstance(commandline.parse([o])[0].key_or_group)]
+    write_sweep(top, {"overrides": lasting, "swept": commandline.swept_keys(parsed), "title": base.title})
+    arguments = [commandline.line(o) for o in parsed if o.key_or_group != "dir"]
+    subdir = ",".join(f"{k}={commandline.value_of(k)}" for k in commandline.swept_keys(parsed))
     # A job that runs elsewhere may start in another folder.
     place = top.absolute() if launcher else top
-    words = [*arguments, f"dir={_quote(str(place))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags]
+    words = [*arguments, f"dir={commandline.quote(str(place))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags]
     runs = [RunDirectory(top / name) for name in names]
     if launcher:
         _hand_over(launcher, words, top, len(runs))
@@ -159,7 +149,7 @@ class _Run:
 
         try:
             cfg = replace(self.cfg, threads=threads)
-            train_run(cfg, config.content(self.node), self.folder, _problem(self.node, cfg), self.label)
+            train_run(cfg, config.content(self.node), self.folder, problem(self.node, cfg), self.label)
             return True
         except Exception as error:
             _failures.append(error)
@@ -179,7 +169,7 @@ class _Run:
         from mfrun.experiment import assemble
 
         left = self.cfg.steps - int(self.folder.status().get("step", 0))
-        flops = assemble(self.cfg, _problem(self.node, self.cfg)).flops
+        flops = assemble(self.cfg, problem(self.node, self.cfg)).flops
         return local.Job(self.train, self.folder.path.name, left, flops)
 
 
@@ -244,25 +234,12 @@ def _validate(node: DictConfig, run: RunDirectory, elsewhere: bool = False) -> N
         cfg = replace(cfg, device="cpu", precision="float32")
         if run.exists() and not cfg.resume:
             raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
-    experiment = assemble(cfg, _problem(node, cfg))
+    experiment = assemble(cfg, problem(node, cfg))
     if run.exists():
         refuse_changes(run, config.content(node), growing=not experiment.schedule.needs_end)
 
 
-def _folder(node: DictConfig) -> Path:
-    """``dir``, where it can be a folder that is written to."""
-    path = Path(str(node.dir))
-    if not node.dir:
-        raise ConfigError("dir", "''", "names the folder to write into")
-    nearest = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    if not nearest.is_dir():
-        raise ConfigError("dir", path, f"{nearest} is a file, not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ConfigError("dir", path, f"no permission to write in {nearest}")
-    return path
-
-
-def _problem(node: DictConfig, cfg: config.Config) -> Any:
+def problem(node: DictConfig, cfg: config.Config) -> Any:
     """The data set, loaded once for all jobs of this process that share it."""
     from mfrun.experiment import load_problem
 
@@ -286,124 +263,19 @@ def _hydra(command: str, argv: list[str], task: Callable[[DictConfig], None] = _
         sys.argv = before
 
 
-def _only_prints(command: str, argv: list[str]) -> bool:
+def only_prints(command: str, argv: list[str]) -> bool:
     """Answer the calls that train nothing: --help, and Hydra's own printing flags."""
     if "--help" in argv or "-h" in argv:
         print(help.text(command))
         return True
     if any(a.split("=")[0] in _PRINTING for a in argv):
-        argv = [_translate(a) for a in argv]
-        args = _arguments(argv)
+        argv = [commandline.translate(a) for a in argv]
+        args = commandline.arguments(argv)
         if args.cfg or args.info:
-            _compose([_each(o)[0] for o in _parse(args.overrides)], _split(argv)[0], complete=False)
+            commandline.compose(commandline.first(args.overrides), commandline.split(argv)[0], complete=False)
         _hydra(command, argv)
         return True
     return False
-
-
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    """Hydra's reading of a command line, with its complaint as one line."""
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; mfrun train --help lists the flags")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_args(argv)
-
-
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """(flags with their values, overrides)."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word in ("-m", "--multirun"):  # said by mfrun sweep itself; mfrun train refuses several values
-            continue
-        if word in _VALUED:
-            flags += [word, *itertools.islice(words, 1)]
-        elif word.startswith("-"):
-            flags.append(word)
-        else:
-            word = _translate(word)
-            # A sweep's folders are called width=50,..., which Hydra's grammar only takes in quotes.
-            if word.startswith("dir=") and word[4:5] not in ("'", '"'):
-                word = f"dir={_quote(word[4:])}"
-            overrides.append(word)
-    return flags, overrides
-
-
-def _translate(word: str) -> str:
-    """Hydra's two keys for the output folder are one here; a preset is asked for with or without a plus."""
-    return re.sub(r"^\+figure=", "figure=", re.sub(r"^hydra\.(run|sweep)\.dir=", "dir=", word))
-
-
-def _parse(overrides: list[str]) -> list[Override]:
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        why = reason(error)
-        detail = "" if why.startswith("Error parsing override") else f" ({why})"
-        raise UserError(f"{error.override}: not of the form KEY=VALUE{detail}") from error
-    for o in parsed:
-        if not o.key_or_group:
-            raise UserError(f"{_line(o)}: not of the form KEY=VALUE")
-    return parsed
-
-
-def _over(old: list[str], new: list[str]) -> list[str]:
-    """The overrides that a run was started with and those given now, which come before them."""
-    given = {o.key_or_group for o in _parse(new)}
-    return [*(o for o in old if _parse([o])[0].key_or_group not in given), *new]
-
-
-def _compose(overrides: list[str], flags: list[str], complete: bool = True) -> DictConfig:
-    """The configuration that Hydra will compose, or one line that says why it will not.
-
-    Args:
-        overrides: one value for each key.
-        flags: Hydra's flags.
-        complete: refuse keys that have no value yet.
-    """
-    name, extra = _source(flags)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
-        try:
-            _refuse_options(overrides, name, extra)
-            node = compose(name, overrides=[*overrides, *extra])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error, overrides, name, extra) from error
-    missing = sorted(OmegaConf.missing_keys(node))
-    if missing and complete:
-        raise ConfigError(missing[0], "(missing)", "has no default and must be given")
-    try:
-        OmegaConf.resolve(node)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error.full_key or "config"), "?", reason(error)) from error
-    return node
-
-
-def _source(flags: list[str]) -> tuple[str, list[str]]:
-    """The name of the configuration that Hydra's flags ask for, and the overrides that --config-dir stands for."""
-    args = _arguments(flags)
-    config.store_schema()
-    if not args.config_dir:
-        return args.config_name or "config", []
-    if not Path(args.config_dir).is_dir():
-        raise UserError(f"--config-dir {args.config_dir}: no such folder")
-    folder = _quote("file://" + str(Path(args.config_dir).resolve()))
-    return args.config_name or "config", [f"hydra.searchpath=[{folder}]"]
-
-
-def _hydra_settings(overrides: list[str], flags: list[str]) -> DictConfig:
-    """The node ``hydra`` of a sweep: its launcher, and in ``sweeper.params`` the keys that a preset sweeps over."""
-    name, extra = _source(flags)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
-        single = [_each(o)[0] for o in _parse(overrides)]
-        settings = compose(name, overrides=[*single, *extra], return_hydra_config=True).hydra
-    assert isinstance(settings, DictConfig)
-    return settings
 
 
 def _launcher(settings: DictConfig) -> str:
@@ -430,57 +302,6 @@ def _circumstance(key: str) -> bool:
     return key in ("resume", "dir") or key.startswith(("hydra/", "hydra."))
 
 
-def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
-    """Refuse options that a group has not; Hydra passes over them in silence where the group is optional."""
-    for o in _parse(overrides):
-        options, value = _options(o.key_or_group, name, extra), o.value()
-        if options and isinstance(value, str) and value not in options:
-            raise ConfigError(o.key_or_group, value, f"unknown; one of {', '.join(options)}{suggest(value, options)}")
-
-
-def _options(group: str, name: str, extra: list[str]) -> list[str]:
-    """The options of a group; none where it is a plain key."""
-    return list(GlobalHydra.instance().config_loader().get_group_options(group, config_name=name, overrides=extra))
-
-
-def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]) -> UserError:
-    """Hydra's messages, which span paragraphs, as one line that names the override to blame."""
-    parsed = _parse(overrides)
-    groups = [_line(o) for o in parsed if _options(o.key_or_group, name, extra)]
-    try:
-        base = compose(name, overrides=[*groups, *extra])
-    except (HydraException, OmegaConfBaseException):
-        return UserError(_root_reason(error))
-    for o in parsed:
-        try:
-            compose(name, overrides=[*(g for g in groups if g != _line(o)), _line(o), *extra])
-        except (HydraException, OmegaConfBaseException) as own:
-            parent, _, last = o.key_or_group.rpartition(".")
-            siblings = OmegaConf.select(base, parent) if parent else base
-            if not isinstance(siblings, DictConfig) or last in siblings or _line(o) in groups or parent == "hydra":
-                return UserError(f"{_line(o)}: {_root_reason(own)}")
-            if parent:
-                known = [str(k) for k in siblings if k != "name"]
-                here = f"keys here are {', '.join(known)}" if known else f"{parent} has no keys"
-            else:
-                known, here = [*config.flatten(_plain(base)), *map(str, base)], "mfrun train --help lists them"
-            return UserError(f"{_line(o)}: unknown key; {here}{suggest(last, known)}")
-    return UserError(_root_reason(error))
-
-
-def _root_reason(error: BaseException) -> str:
-    """What is wrong, in the words of the error that the others were raised from."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return reason(error)
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(node)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
-
-
 def _saved_overrides(run_dir: Path) -> list[str]:
     """What the run in a folder was started with."""
     file = run_dir / ".hydra" / "overrides.yaml"
@@ -503,9 +324,9 @@ def _checked(saved: object, file: Path) -> list[str]:
     if not isinstance(saved, list):
         raise UserError(f"{file}: holds no list of overrides")
     words = [str(o) for o in saved]
-    for o in _parse(words):
+    for o in commandline.parse(words):
         if o.key_or_group.partition("/")[0].partition(".")[0] == "hydra":
-            raise UserError(f"{file}: holds {_line(o)}; a run's folder does not configure Hydra")
+            raise UserError(f"{file}: holds {commandline.line(o)}; a run's folder does not configure Hydra")
     return words
 
 
@@ -514,12 +335,12 @@ def _resumed(saved: list[str], typed: list[str], flags: list[str]) -> tuple[list
 
     Code that the saved ones name is not imported: not what a YAML file says, but what they say themselves.
     """
-    overrides = _over(saved, typed)
-    node = _compose([_each(o)[0] for o in _parse(overrides)], flags)
+    overrides = commandline.over(saved, typed)
+    node = commandline.compose(commandline.first(overrides), flags)
     if any(":" in o for o in saved):
-        groups = [o for o in saved if _chooses(_parse([o])[0])]
+        groups = [o for o in saved if commandline.chooses(commandline.parse([o])[0])]
         try:
-            own = _names(_over(groups, typed), flags)
+            own = _names(commandline.over(groups, typed), flags)
         except UserError:  # what is typed makes sense beside the saved ones only
             own = set()
         distrust(_names(overrides, flags) - own)
@@ -528,52 +349,8 @@ def _resumed(saved: list[str], typed: list[str], flags: list[str]) -> tuple[list
 
 def _names(overrides: list[str], flags: list[str]) -> set[str]:
     """What the configurations of a command line may import."""
-    return set().union(*(names_in(_plain(_compose(job, flags))) for job in _jobs(_parse(overrides))))
-
-
-def _line(o: Override) -> str:
-    """The override as it was typed."""
-    return o.input_line or ""
-
-
-def _each(o: Override) -> list[str]:
-    """The override with each of its values."""
-    if not o.is_sweep_override():
-        return [_line(o)]
-    return [f"{_line(o).split('=')[0]}={value}" for value in o.sweep_string_iterator()]
-
-
-def _jobs(parsed: list[Override]) -> list[list[str]]:
-    """The overrides of every job, in the order in which Hydra runs them."""
-    return [list(job) for job in itertools.product(*map(_each, parsed))]
-
-
-def _swept_keys(parsed: list[Override]) -> list[str]:
-    keys = [o.key_or_group for o in parsed if o.is_sweep_override()]
-    return ["width", *(k for k in keys if k != "width")]
-
-
-def _is_group(key: str) -> bool:
-    return (config.conf_dir() / key).is_dir()
-
-
-def _chooses(o: Override) -> bool:
-    """Whether an override does no more than choose files of a group."""
-    return _is_group(o.key_or_group) and all(isinstance(_parse([one])[0].value(), str) for one in _each(o))
-
-
-def _value_of(key: str) -> str:
-    return f"${{hydra:runtime.choices.{key}}}" if _is_group(key) else f"${{{key}}}"
-
-
-def _subdirectory(parsed: list[Override], job: list[str], node: DictConfig) -> str:
-    """The folder of one job below the sweep's, as ``hydra.sweep.subdir`` names it."""
-    given = {o.key_or_group: o for o in _parse(job)}
-    parts = []
-    for key in _swept_keys(parsed):
-        value = given[key].value() if _is_group(key) and key in given else OmegaConf.select(node, key)
-        parts.append(f"{key}={value}")
-    return ",".join(parts)
+    jobs = commandline.jobs(commandline.parse(overrides))
+    return set().union(*(names_in(commandline.plain(commandline.compose(job, flags))) for job in jobs))
 
 
 def _refuse_orphans(top: Path, names: list[str]) -> None:
@@ -582,7 +359,3 @@ def _refuse_orphans(top: Path, names: list[str]) -> None:
     lost = [name for name in held if name not in names]
     if lost:
         raise UserError(f"dir={top}: holds {lost[0]}, which the sweep to resume has not; a resumed sweep may only grow")
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

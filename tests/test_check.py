@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import LOSSES, forward
 
-from mfrun import config, launch
+from mfrun import commandline, config
 from mfrun.cli import _run
 from mfrun.errors import UserError
 from mfrun.experiment import assemble
@@ -31,7 +31,7 @@ def check(*argv: str) -> tuple[pd.DataFrame, str]:
     """Without the shell and the picture: check.csv by layer and quantity, and what is printed."""
     words = [w for w in argv if w != "--train"]
     quick = [k for k in QUICK if not (k.startswith("dataset") and "dataset=arrays" in argv)]
-    experiments = assemble_widths(launch._compose([*launch._over(DEFAULTS, quick), *words], []))
+    experiments = assemble_widths(commandline.compose([*commandline.over(DEFAULTS, quick), *words], []))
     found = judge(pd.concat(pd.DataFrame(measure(e, "--train" in argv)) for e in experiments))
     return table(found).set_index(["layer", "quantity"]), text(found)
 
@@ -45,7 +45,7 @@ def test_sizes_and_changes_are_those_of_plain_pytorch(architecture: str, train: 
     """RMS of every array of the networks of the paper, by reference forward pass, autograd and the widths' factors."""
     keys = ["width=5", "depth=3", "steps=3", "replicates=2", "dataset.d=3", "batch=7", "alpha=0.2", "activation=tanh"]
     keys += ["dtype=float64", "init.tau3=0.5", "schedule=power", "schedule.p=0.5", architecture]
-    experiment = assemble(config.check(launch._compose(keys, [])))
+    experiment = assemble(config.check(commandline.compose(keys, [])))
     got = pd.DataFrame(measure(experiment, train)).set_index(["step", "layer", "quantity"])
 
     network = experiment.network()

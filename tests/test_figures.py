@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from torchvision import datasets as tv
 
 from mfrun.cli import _run
+from mfrun.commandline import compose, hydra_settings
 from mfrun.config import conf_dir, content
-from mfrun.launch import _compose, _sweeper_params
 from mfrun.run import RunDirectory, read_sweep, write_sweep
 from mfrun.study.curves import load
 
@@ -66,10 +66,10 @@ FEW = ["particles.first=8", "particles.last=8", "particles.nodes=3"]
 def preset(name: str) -> tuple[dict[str, object], dict[str, list[float]]]:
     """The configuration that a preset composes, and what it sweeps beside the widths."""
     words = [f"figure={name}"]
-    plain = OmegaConf.to_container(_compose(words, []), resolve=True)
+    plain = OmegaConf.to_container(compose(words, []), resolve=True)
     assert isinstance(plain, dict)
-    swept = [word.split("=") for word in _sweeper_params(words, [])]
-    return plain, {key: [float(v) for v in values.split(",")] for key, values in swept}
+    swept = hydra_settings(words, []).sweeper.params or {}
+    return plain, {str(key): [float(v) for v in str(values).split(",")] for key, values in swept.items()}
 
 
 def test_every_figure_has_a_preset() -> None:
@@ -182,12 +182,12 @@ def test_what_is_given_outweighs_the_preset(data: Path) -> None:
 
 def test_budget_is_a_fraction_of_the_steps() -> None:
     """What is recorded is the steps themselves; a budget of 1 changes nothing."""
-    full, tenth = (content(_compose([f"steps={s}", f"budget={b}"], [])) for s, b in ((100, 0.1), (10, 1)))
+    full, tenth = (content(compose([f"steps={s}", f"budget={b}"], [])) for s, b in ((100, 0.1), (10, 1)))
     assert full == tenth
     assert full["steps"] == 10
     assert "budget" not in full
-    assert content(_compose(["steps=5", "budget=0.001"], []))["steps"] == 1
-    assert content(_compose(["steps=0", "budget=0.5"], []))["steps"] == 0
+    assert content(compose(["steps=5", "budget=0.001"], []))["steps"] == 1
+    assert content(compose(["steps=0", "budget=0.5"], []))["steps"] == 0
 
 
 def write_runs(folder: Path, figure: str, tau2s: list[float], widths: list[float], metrics: tuple[str, str]) -> None:

@@ -30,7 +30,7 @@ from matplotlib.lines import Line2D
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mfrun import config, launch
+from mfrun import commandline, config, launch
 from mfrun.errors import ConfigError, UserError
 from mfrun.experiment import Experiment, assemble
 from mfrun.progress import say
@@ -56,17 +56,17 @@ def main(argv: list[str]) -> int:
         0 where every quantity of every layer is of order 1, else 1.
     """
     train = TRAIN in argv
-    flags, given = launch._split([a for a in argv if a != TRAIN])
-    overrides = launch._over(DEFAULTS, given)
-    if launch._only_prints("check", [*overrides, *flags]):
+    flags, given = commandline.split([a for a in argv if a != TRAIN])
+    overrides = commandline.over(DEFAULTS, given)
+    if launch.only_prints("check", [*overrides, *flags]):
         return 0
-    for o in launch._parse(overrides):
+    for o in commandline.parse(overrides):
         if o.is_sweep_override():
             raise UserError(f"{o.input_line}: several values; one check is of one setting")
         if o.key_or_group == "width":
             raise ConfigError("width", o.value(), "the check compares widths=[...]")
-    node = launch._compose(overrides, flags)
-    folder = launch._folder(node)
+    node = commandline.compose(overrides, flags)
+    folder = commandline.folder(node)
     experiments = assemble_widths(node)
     cfg = experiments[0].cfg
     if cfg.threads is not None:
@@ -106,7 +106,7 @@ def assemble_widths(node: DictConfig) -> list[Experiment]:
     experiments = []
     for n in sorted(set(cfg.widths)):
         cfg = config.check(OmegaConf.merge(node, {"width": n}))  # type: ignore[arg-type]
-        experiments.append(assemble(cfg, launch._problem(node, cfg)))
+        experiments.append(assemble(cfg, launch.problem(node, cfg)))
     return experiments
 
 
