@@ -174,12 +174,14 @@ def _against_n(ax: Axes, s: Study) -> None:
     top = max(rms(g.of_one()) for g in s.gaps)
     ax.plot(n, top * (n / n[0]) ** -0.5, color="0.6", linewidth=0.9, linestyle="--", label=r"$1/\sqrt{n}$")
     ax.plot(n, top * (n / n[0]) ** -1.0, color="0.6", linewidth=0.9, linestyle=":", label="$1/n$")
-    ax.set_yscale("log")
+    if top > 0:
+        ax.set_yscale("log")
     style.log_ticks(ax, n.tolist())
     ax.set(title="gap over the run $\\sim n^{-r}$", xlabel="$n$")
     # Room for the legend above the points.
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** 0.6)
+    if top > 0:
+        ax.set_ylim(low, high * (high / low) ** 0.6)
     ax.legend(fontsize=7, loc="upper right")
 
 

@@ -55,7 +55,7 @@ def colours(widths: list[float]) -> dict[float, Any]:
     finite = sorted({w for w in widths if not math.isinf(w)})
     scale = mpl.colormaps["plasma_r"]
     places = np.linspace(0.18, 0.95, max(len(finite), 2))
-    return {w: scale(p) for w, p in zip(finite, places[-len(finite) :], strict=True)} | {math.inf: "black"}
+    return {w: scale(p) for w, p in zip(finite, places[len(places) - len(finite) :], strict=True)} | {math.inf: "black"}
 
 
 def look(width: float, colours: dict[float, Any], line: Any) -> dict[str, Any]:
