@@ -42,9 +42,11 @@ figures: $(READY) ## the runs and pictures of the README and docs/figures.md (ab
 figures-gpu: $(READY) ## every figure of the paper in full, for docs/figures.md (many hours; DATA=folder)
 	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh full
 
-bench: $(READY) ## time of a step, finite and at n = infinity, against plain PyTorch and the matrix products
+bench: $(READY) ## steps against JAX, plain PyTorch and the matrix products; whole runs (DATA=folder of MNIST, CIFAR-10)
 	$(BIN)/python scripts/bench.py --out outputs/bench.csv
 	$(BIN)/python scripts/bench_limit.py
+	$(BIN)/python scripts/bench_cnn.py --out outputs/bench_cnn.csv
+	$(BIN)/python scripts/bench_runs.py --root $(DATA) --out outputs/bench_runs.csv
 
 particles: $(READY) ## error of the limit against the number of particles (DATA=folder of MNIST)
 	$(BIN)/python scripts/particles.py --root $(DATA)
