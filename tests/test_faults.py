@@ -38,7 +38,7 @@ def test_a_sweep_killed_again_and_again(seed: int, straight: Path, capfd: pytest
     process = start("sweep", *SWEEP, "dir=s")
     wait_until(lambda: Path("s/sweep.yaml").exists(), process)
     kills = 0
-    while kills < 4:
+    while kills < 3:
         time.sleep(moment.uniform(0, 1.5))
         process.kill()
         process.communicate()
@@ -67,7 +67,7 @@ def test_a_file_that_cannot_grow(limit: int, straight: Path) -> None:
     """RLIMIT_FSIZE stands for a full disk: at 200 bytes no configuration fits, then no state, then the last rows."""
     done = subprocess.run(
         [sys.executable, "-m", "mfrun", "train", *TINY, "steps=700", "dir=r"],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),  # noqa: PLW1509
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,
         check=False,
@@ -130,16 +130,16 @@ def test_a_commit_of_another_step(straight: Path, capfd: pytest.CaptureFixture[s
     assert curves("r") == curves(f"{straight}/r")
 
 
-def test_a_clock_that_jumps_back(straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_back(straight: Path) -> None:
     """Files from tomorrow, and a clock that runs backwards while the run goes on."""
     assert here("train", *TINY, "steps=300", "dir=r") == 0
     tomorrow = time.time() + 86400
     for file in Path("r").iterdir():
         os.utime(file, (tomorrow, tomorrow))
     now = iter(range(2**31, 0, -3600))
-    monkeypatch.setattr(time, "time", lambda: float(next(now)))
-    assert here("train", "dir=r", "resume=true", "steps=700") == 0
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as clock:
+        clock.setattr(time, "time", lambda: float(next(now)))
+        assert here("train", "dir=r", "resume=true", "steps=700") == 0
     assert curves("r") == curves(f"{straight}/r")
     assert status("r")["state"] == "finished"
 
@@ -152,9 +152,7 @@ def test_two_sweeps_in_one_folder(straight: Path) -> None:
     second = start("sweep", "dir=s", "resume=true")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert "width=5: dir=s/width=5: another process is training in this folder" in err.replace(
-        str(Path.cwd()) + "/", ""
-    )
+    assert "s/width=5: another process is training in this folder" in err
     os.kill(held, signal.SIGCONT)
     first.communicate(timeout=60)
     assert here("sweep", "dir=s", "resume=true") == 0

@@ -101,7 +101,6 @@ HYDRA = [
     "+hydra.callbacks.x={_target_: pathlib.Path.touch, _args_: [sprung]}",
     "hydra/launcher=joblib",
     "hydra.launcher._target_=pathlib.Path.touch",
-    "hydra.sweeper._target_=pathlib.Path.touch",
     "hydra.searchpath=[file:///tmp]",
     "++hydra.run.dir=elsewhere",
 ]
