@@ -175,7 +175,6 @@ def test_code_is_imported_only_where_the_user_names_it(
         [TEST_FUNCTION],
         ["evaluation.test_functions=['${title}']", "title='mine:phi'"],
         ["evaluation.test_functions=['${loss.name}\\:${title}']", "loss.name=mine", "title=phi"],
-        ["activation.name=mine:phi"],
         ["++activation={name: 'mine:phi'}"],
     ],
 )
@@ -247,7 +246,7 @@ def test_links_are_replaced(run: str, name: str) -> None:
     assert Path("precious").read_bytes() == before
 
 
-@pytest.mark.parametrize("override", ["dir=../out", "++dir=../out", "dir='../out'", "+dir=../out"])
+@pytest.mark.parametrize("override", ["++dir=../out", "dir='../out'"])
 def test_the_folder_is_the_one_that_was_asked_for(override: str) -> None:
     Path("w").mkdir()
     assert here("train", *TINY, "steps=10", "dir=w/r") == 0
