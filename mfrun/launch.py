@@ -40,6 +40,7 @@ def train(argv: list[str]) -> int:
         return 0
     flags, overrides = commandline.split(argv)
     distrust(set())
+    _problems.clear()
     parsed = commandline.parse(overrides)
     swept = [commandline.line(o) for o in parsed if o.is_sweep_override()]
     if swept:
@@ -67,6 +68,7 @@ def sweep(argv: list[str]) -> int:
         return 0
     flags, overrides = commandline.split(argv)
     distrust(set())
+    _problems.clear()
     base = commandline.compose(commandline.first(overrides), flags)
     top = commandline.folder(base)
     recorded = read_sweep(top)
