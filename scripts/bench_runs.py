@@ -160,7 +160,7 @@ def sweep() -> list[dict[str, object]]:
     """Every run by itself, on one core and on all; the best way to share the cores out; the sweep."""
     total = cores()
     widths = [50, 100, 200, 400, 800, "inf"]
-    argv = ["dataset=gaussians", "depth=5", "steps=3000"]
+    argv = ["dataset=gaussians", "depth=5", "steps=1500"]
     alone: dict[int, list[float]] = {1: [], total: []}
     with tempfile.TemporaryDirectory() as folder:
         for threads, n in itertools.product(alone, widths):
