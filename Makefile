@@ -36,8 +36,8 @@ lint: $(READY) ## style and types
 
 check: lint test ## lint and test
 
-figures: $(READY) ## the runs and pictures of the README and docs/figures.md (about an hour on 2 cores; DATA=folder)
-	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh
+figures: $(READY) ## the runs and pictures of the README and docs/figures.md (over an hour on 2 cores; DATA=folder, CIFAR=file.npz)
+	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" CIFAR="$(CIFAR)" sh scripts/figures.sh
 
 figures-gpu: $(READY) ## every figure of the paper in full, for docs/figures.md (many hours; DATA=folder)
 	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh full

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import re
@@ -173,20 +174,22 @@ def folder(node: DictConfig) -> Path:
 def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
     """Refuse options that a group has not; Hydra passes over them in silence where the group is optional."""
     for o in parse(overrides):
-        options, value = _options(o.key_or_group, name, extra), o.value()
+        options, value = _options(o.key_or_group, name, tuple(extra)), o.value()
         if options and isinstance(value, str) and value not in options:
             raise ConfigError(o.key_or_group, value, f"unknown; one of {', '.join(options)}{suggest(value, options)}")
 
 
-def _options(group: str, name: str, extra: list[str]) -> list[str]:
+@functools.cache  # asked again for every job of a sweep
+def _options(group: str, name: str, extra: tuple[str, ...]) -> list[str]:
     """The options of a group; none where it is a plain key."""
-    return list(GlobalHydra.instance().config_loader().get_group_options(group, config_name=name, overrides=extra))
+    loader = GlobalHydra.instance().config_loader()
+    return list(loader.get_group_options(group, config_name=name, overrides=list(extra)))
 
 
 def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]) -> UserError:
     """Hydra's messages, which span paragraphs, as one line that names the override to blame."""
     parsed = parse(overrides)
-    groups = [line(o) for o in parsed if _options(o.key_or_group, name, extra)]
+    groups = [line(o) for o in parsed if _options(o.key_or_group, name, tuple(extra))]
     try:
         base = hydra_compose(name, overrides=[*groups, *extra])
     except (HydraException, OmegaConfBaseException):

@@ -156,23 +156,26 @@ def memory(data: list[str]) -> list[dict[str, object]]:
     return [{"n": 2400, **named, "peak MiB": peak / mib, "target MiB": target / mib, "peak / target": peak / target}]
 
 
-def sweep() -> list[dict[str, object]]:
-    """Every run by itself, on one core and on all; the best way to share the cores out; the sweep."""
+def sweep(rounds: int = 2) -> list[dict[str, object]]:
+    """Every run by itself, on one core and on all; the best way to share the cores out; the sweep. Means over rounds."""
     total = cores()
     widths = [50, 100, 200, 400, 800, "inf"]
-    argv = ["dataset=gaussians", "depth=5", "steps=1500"]
-    alone: dict[int, list[float]] = {1: [], total: []}
-    with tempfile.TemporaryDirectory() as folder:
-        for threads, n in itertools.product(alone, widths):
-            told = short("train", *argv, f"width={n}", f"threads={threads}", f"dir={folder}/{threads}-{n}")
-            alone[threads].append(told["seconds"])
-        begin = time.perf_counter()
-        command = [sys.executable, "-m", "mfrun", "sweep", *argv, f"widths=[{','.join(map(str, widths))}]"]
-        subprocess.run([*command, f"dir={folder}/sweep"], check=True, capture_output=True)
-        seconds = time.perf_counter() - begin
-    best = best_schedule(alone[1], alone[total], total)
+    argv = ["dataset=gaussians", "depth=5", "steps=4000"]
+    command = [sys.executable, "-m", "mfrun", "sweep", *argv, f"widths=[{','.join(map(str, widths))}]"]
+    alone = {(threads, n): 0.0 for threads in (1, total) for n in widths}
+    seconds = 0.0
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for threads, n in alone:
+                told = short("train", *argv, f"width={n}", f"threads={threads}", f"dir={folder}/{threads}-{n}")
+                alone[threads, n] += told["seconds"] / rounds
+            begin = time.perf_counter()
+            subprocess.run([*command, f"dir={folder}/sweep"], check=True, capture_output=True)
+            seconds += (time.perf_counter() - begin) / rounds
+    one, wide = ([alone[threads, n] for n in widths] for threads in (1, total))
+    best = best_schedule(one, wide, total)
     rows: list[dict[str, object]] = [
-        {"n": n, "one core s": a, f"{total} cores s": b} for n, a, b in zip(widths, alone[1], alone[total], strict=True)
+        {"n": n, "one core s": a, f"{total} cores s": b} for n, a, b in zip(widths, one, wide, strict=True)
     ]
     rows.append({"n": "sweep", "seconds": seconds, "best schedule s": best, "sweep / best": seconds / best})
     return rows

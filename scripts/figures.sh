@@ -4,8 +4,8 @@
 #     sh scripts/figures.sh          what a laptop does in about an hour: two streams of runs, one core each
 #     sh scripts/figures.sh full     every figure of the paper in full, one run at a time, on the GPU
 #
-# MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout. Unfinished sweeps go on where they
-# were.
+# MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images
+# (docs/data.md), the short runs take that for CIFAR-10. Unfinished sweeps go on where they were.
 set -eu
 cd "$(dirname "$0")/.."
 OUT=outputs/figures
@@ -30,25 +30,33 @@ sweep() { core=$1; name=$2; shift 2
 short() { core=$1; name=$2; shift 2
     sweep "$core" "short/$name" "+figure=$name" particles.first=1024 particles.last=512 "$@"; }
 
+# Of CIFAR-10, where it is there at all.
+cifar() { name=$1; shift
+    if [ -n "${CIFAR:-}" ]; then
+        short 1 "$name" dataset=arrays "dataset.path=$CIFAR" loss=cross_entropy "$@"
+    elif [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py" ]; then
+        short 1 "$name" "$@"
+    fi; }
+
 (
-    # The README's two commands are these, figure by figure.
+    # The README's commands are these, figure by figure.
     sweep 0 gaussians +figure=fig5_top budget=0.3 replicates=4 keep_checkpoints=1
-    sweep 0 mnist_figure6 +figure=fig6b 'widths=[100,200,400,800]' budget=0.1
     short 0 fig5_bottom 'widths=[50,100,200,400,inf]' budget=0.05
-    short 0 fig7 'widths=[100,200,400,inf]' budget=0.05
     short 0 fig10a 'widths=[50,100,200,400,inf]' budget=0.1
-    short 0 fig10b 'widths=[100,400,inf]' budget=0.05
-    if [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py" ]; then
-        short 0 fig8b 'widths=[200,400,inf]' budget=0.02
-    fi
 ) &
 first=$!
 sweep 1 mnist_4layers dataset=mnist depth=4 'widths=[100,200,400,inf]' steps=100000 replicates=2 \
     particles.first=1024
 sweep 1 mnist_3layers dataset=mnist depth=3 'widths=[100,200,400,inf]' steps=15000 replicates=4 \
     particles.first=1024 particles.last=512
+sweep 1 mnist_figure6 +figure=fig6b 'widths=[100,200,400,800]' budget=0.1
 short 1 fig6a 'widths=[100,200,400,inf]' budget=0.05
 short 1 fig6c 'widths=[100,200,400,inf]' budget=0.05
+short 1 fig7 'widths=[100,200,400,inf]' budget=0.05
+short 1 fig10b 'widths=[100,400,inf]' budget=0.05
+for name in fig8a fig8b fig8c fig10c; do cifar $name 'widths=[200,400,inf]' budget=0.02; done
+cifar fig9 'widths=[200,inf]' budget=0.02
+cifar fig12 'widths=[16,32,inf]' budget=0.02 particles.first=128 particles.last=128 evaluation.samples=1000
 wait "$first"
 
 picture() { mfrun plot "$OUT/$1" --out "docs/$1.png" --title "$2"; }

@@ -166,6 +166,8 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
             continue
         lines += [f"    {command(figure)}", "", f"![{figure.title}]({pictures}/{figure.name}.png)", ""]
         lines += [final_values(figure), "", f"Time taken: {duration(seconds(figure))}, all runs one after another."]
+        if other := data(figure):
+            lines.append(f"Data: `{other}` in the place of the preset's.")
         if figure.notes:
             lines.append(f"Not finished: {', '.join(figure.notes)}.")
     return "\n".join(lines) + "\n"
@@ -174,9 +176,17 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
 def command(figure: Figure) -> str:
     """What was typed, without what concerns the machine."""
     recorded = read_sweep(figure.folder or Path()) or {}
-    words = [w for w in recorded["overrides"] if w.split("=")[0] not in ("threads", "device", "keep_checkpoints")]
+    last = {w.split("=")[0]: w for w in recorded["overrides"]}
+    words = [w for key, w in last.items() if key not in ("threads", "device", "keep_checkpoints")]
     words = [f"+{w}" if w.startswith("figure=") else w for w in words]
+    words = [f"dataset.path={Path(w).name}" if w.startswith("dataset.path=") else w for w in words]
     return " ".join(["mfrun sweep", *(w if re.fullmatch(r"[\w+=.,-]+", w) else shlex.quote(w) for w in words)])
+
+
+def data(figure: Figure) -> str:
+    """The file that took the place of the preset's data; empty where none did."""
+    words = (read_sweep(figure.folder or Path()) or {})["overrides"]
+    return next((Path(w.split("=", 1)[1]).name for w in words if w.startswith("dataset.path=")), "")
 
 
 def seconds(figure: Figure) -> float:
