@@ -157,7 +157,7 @@ def memory(data: list[str]) -> list[dict[str, object]]:
 
 
 def sweep(rounds: int = 2) -> list[dict[str, object]]:
-    """Every run by itself, on one core and on all; the best way to share the cores out; the sweep. Means over rounds."""
+    """Every run by itself, on one core and on all; the best way to share the cores out; the sweep; means."""
     total = cores()
     widths = [50, 100, 200, 400, 800, "inf"]
     argv = ["dataset=gaussians", "depth=5", "steps=4000"]
