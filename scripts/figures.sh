@@ -49,6 +49,7 @@ sweep 1 mnist_4layers dataset=mnist depth=4 'widths=[100,200,400,inf]' steps=100
     particles.first=1024
 sweep 1 mnist_3layers dataset=mnist depth=3 'widths=[100,200,400,inf]' steps=15000 replicates=4 \
     particles.first=1024 particles.last=512
+sweep 1 two_layers dataset=gaussians depth=2 'widths=[50,200,800,inf]' alpha=0.01 steps=10000 keep_checkpoints=1
 sweep 1 mnist_figure6 +figure=fig6b 'widths=[100,200,400,800]' budget=0.1
 short 1 fig6a 'widths=[100,200,400,inf]' budget=0.05
 short 1 fig6c 'widths=[100,200,400,inf]' budget=0.05
@@ -73,4 +74,5 @@ mfrun statics "$OUT/gaussians/width=inf" && cp "$OUT/gaussians/width=inf/statics
 mfrun statics "$OUT/gaussians/width=inf" --step all --out "$OUT/statics"
 cp "$OUT/statics/statics.png" docs/gaussians_rates.png
 mfrun plot "$OUT/gaussians" --weights --widths 50,800,inf --out docs/gaussians_weights.png
+mfrun plot "$OUT/two_layers" --weights --out docs/two_layers_weights.png
 pin 0 python scripts/figures_page.py --runs "$OUT"
