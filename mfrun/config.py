@@ -81,6 +81,7 @@ class Config:
     threads: int | None = None
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 0
+    logger: dict[str, Any] = field(default_factory=lambda: {"name": "csv"})
     title: str | None = None
     dir: str = ""
     resume: bool = False
@@ -94,6 +95,7 @@ CIRCUMSTANCES = (
     "threads",
     "checkpoint_seconds",
     "keep_checkpoints",
+    "logger",
     "title",
     "dir",
     "resume",

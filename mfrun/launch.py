@@ -11,19 +11,23 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mfrun import commandline, config, help, local
+from mfrun import commandline, config, help, local, suspect
 from mfrun.errors import ConfigError, UserError
+from mfrun.loggers import Tolerated
 from mfrun.progress import Runs, say
-from mfrun.registry import distrust, names_in, reason
+from mfrun.registry import create, distrust, names_in, reason
 from mfrun.requeue import requeued_on_signal
-from mfrun.run import RunDirectory, read_sweep, write_sweep
+from mfrun.run import RunDirectory, hold_sweep, read_sweep, write_sweep
+
+if TYPE_CHECKING:
+    from mfrun.experiment import Experiment
 
 # conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
@@ -51,7 +55,7 @@ def train(argv: list[str]) -> int:
         overrides, node = _resumed(_saved_overrides(run_dir), overrides, flags)
     elif RunDirectory(run_dir).exists():
         raise UserError(f"dir={run_dir}: holds a run already; resume=true goes on with it")
-    _validate(node, RunDirectory(run_dir))
+    suspect.warn([_validate(node, RunDirectory(run_dir))])
     _hydra("train", [*overrides, f"dir={commandline.quote(str(run_dir))}", *flags])
     if _failures:
         raise _failures[0]
@@ -106,25 +110,30 @@ def sweep(argv: list[str]) -> int:
 
         # A process that has used several threads cannot be copied, and the runs will be copies of this one.
         torch.set_num_threads(1)
-    for node, name in zip(nodes, names, strict=True):
+    experiments = [
         _validate(node, RunDirectory(top / name), elsewhere=bool(launcher))
+        for node, name in zip(nodes, names, strict=True)
+    ]
     if base.resume:
         _refuse_orphans(top, names)
 
     lasting = [o for o in overrides if not _circumstance(commandline.parse([o])[0].key_or_group)]
-    write_sweep(top, {"overrides": lasting, "swept": commandline.swept_keys(parsed), "title": base.title})
     arguments = [commandline.line(o) for o in parsed if o.key_or_group != "dir"]
     subdir = ",".join(f"{k}={commandline.value_of(k)}" for k in commandline.swept_keys(parsed))
     # A job that runs elsewhere may start in another folder.
     place = top.absolute() if launcher else top
     words = [*arguments, f"dir={commandline.quote(str(place))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags]
     runs = [RunDirectory(top / name) for name in names]
-    if launcher:
-        _hand_over(launcher, words, top, len(runs))
-    else:
-        waiting: list[_Run] = []
-        _hydra("sweep", words, lambda node: waiting.append(_prepared(node)))
-        _train_together(waiting, base.threads)
+    with hold_sweep(top, resume=base.resume):
+        suspect.warn(experiments)
+        write_sweep(top, {"overrides": lasting, "swept": commandline.swept_keys(parsed), "title": base.title})
+        if launcher:
+            _hand_over(launcher, words, top, len(runs))
+        else:
+            waiting: list[_Run] = []
+            _hydra("sweep", words, lambda node: waiting.append(_prepared(node)))
+            _train_together(waiting, base.threads)
+        Tolerated(base.logger).tell("finish_sweep", top)
     from mfrun.study.status import table
 
     print(table(runs))
@@ -222,7 +231,7 @@ def _train_together(runs: list[_Run], threads: int | None) -> None:
                 _failures.append(RuntimeError(job.label))
 
 
-def _validate(node: DictConfig, run: RunDirectory, elsewhere: bool = False) -> None:
+def _validate(node: DictConfig, run: RunDirectory, elsewhere: bool = False) -> Experiment:
     """Refuse bad values, bad data and changes of a run that exists, before anything is written.
 
     Args:
@@ -237,8 +246,10 @@ def _validate(node: DictConfig, run: RunDirectory, elsewhere: bool = False) -> N
         if run.exists() and not cfg.resume:
             raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
     experiment = assemble(cfg, problem(node, cfg))
+    create("logger", cfg.logger, "logger")
     if run.exists():
         refuse_changes(run, config.content(node), growing=not experiment.schedule.needs_end)
+    return experiment
 
 
 def problem(node: DictConfig, cfg: config.Config) -> Any:

@@ -35,6 +35,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "law": ("mfrun.networks.laws",),
     "scaling": ("mfrun.networks.scaling",),
     "schedule": ("mfrun.dynamics.schedules",),
+    "logger": ("mfrun.loggers",),
 }
 
 _WORDS = {

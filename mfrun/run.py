@@ -7,7 +7,7 @@
                                  The newest two states stay, and those that keep_checkpoints names
     status.json                  running, finished, diverged, interrupted or failed; step, speed
     run.lock                     held by the process that trains
-    sweep.yaml                   in the folder above, where the run is part of a sweep
+    sweep.yaml, sweep.lock       in the folder above, where the run is part of a sweep: what was asked for, and its lock
 
 Everything is written to a temporary file, flushed to disk and renamed.
 """
@@ -42,6 +42,7 @@ METRICS = "metrics.csv"
 STATUS = "status.json"
 LOCK = "run.lock"
 SWEEP = "sweep.yaml"
+SWEEP_LOCK = "sweep.lock"
 DONE = ("finished", "diverged")
 # The newest state and the one before it.
 KEPT_STATES = 2
@@ -77,13 +78,7 @@ class RunDirectory:
         Raises:
             UserError: another process trains here.
         """
-        handle = _own(self.path / LOCK)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.close()
-            raise UserError(f"dir={self.path}: another process is training in this folder") from error
-        self._lock = handle
+        self._lock = _locked(self.path / LOCK)
         commits = {f.stem for f in self._states()}
         uncommitted = (f for f in self.path.glob("state-*.safetensors") if f.stem not in commits)
         # safetensors writes to .tmp... first.
@@ -260,6 +255,24 @@ def newest(root: str = "outputs") -> Path:
     return max(tops, key=lambda p: (p / SWEEP if (p / SWEEP).exists() else p / CONFIG).stat().st_mtime)
 
 
+@contextmanager
+def hold_sweep(path: Path, resume: bool) -> Iterator[None]:
+    """Hold a sweep's folder, which is made, for this process; the runs in it have locks of their own.
+
+    Args:
+        path: the folder.
+        resume: go on with the sweep that it may hold.
+
+    Raises:
+        UserError: another process sweeps here, or has done so and ``resume`` is false.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with _locked(path / SWEEP_LOCK):
+        if not resume and (path / SWEEP).exists():
+            raise UserError(f"dir={path}: holds a sweep already; resume=true goes on with it")
+        yield
+
+
 def write_sweep(path: Path, facts: dict[str, Any]) -> None:
     """Record what a sweep was asked to do, so that it can be resumed."""
     path.mkdir(parents=True, exist_ok=True)
@@ -316,6 +329,21 @@ def _replacing(file: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _locked(file: Path) -> io.TextIOWrapper:
+    """A lock file that this process holds until it is closed.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    handle = _own(file)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise UserError(f"dir={file.parent}: another process is training in this folder") from error
+    return handle
 
 
 def _own(file: Path) -> io.TextIOWrapper:

@@ -15,6 +15,9 @@ import numpy as np
 from mfrun.errors import ConfigError
 from mfrun.registry import register
 
+# A decay that leaves more than this of the rate is as good as none.
+FLAT = 0.95
+
 
 @dataclass
 class Schedule(ABC):
@@ -42,6 +45,13 @@ class Schedule(ABC):
     def needs_end(self) -> bool:
         """Whether xi depends on the length of the run, so that a longer run differs from its first step."""
         return False
+
+    def idle(self, end: float) -> dict[str, str]:
+        """The times, by key, that come too late to act in a run that ends at time ``end``, and what they leave undone.
+
+        What comes so late was often meant in steps k, not in t = k alpha.
+        """
+        return {"warmup": f"reaches {end / self.warmup:.2g} of the rate"} if self.warmup > end else {}
 
     def factors(self, layers: int) -> list[float]:
         """The multipliers of the L + 1 layers."""
@@ -97,6 +107,10 @@ class Exponential(Schedule):
         if not 0 < self.time < math.inf:
             raise ConfigError("time", self.time, "must be a time t > 0")
 
+    def idle(self, end: float) -> dict[str, str]:
+        final = math.exp(-end / self.time)
+        return super().idle(end) | ({"time": f"lowers xi to {final:.3g} only"} if final > FLAT else {})
+
     def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
         return np.exp(-t / self.time)
 
@@ -120,6 +134,11 @@ class Cosine(Schedule):
     def needs_end(self) -> bool:
         return self.time is None
 
+    def idle(self, end: float) -> dict[str, str]:
+        final = float(self.xi(np.array([]), np.array([end]), end)[0])
+        late = self.time is not None and self.final < FLAT < final
+        return super().idle(end) | ({"time": f"lowers xi to {final:.3g} only"} if late else {})
+
     def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
         time = self.time if self.time is not None else max(end, np.finfo(float).tiny)
         return self.final + (1 - self.final) * 0.5 * (1 + np.cos(np.pi * np.minimum(t / time, 1.0)))
@@ -141,6 +160,10 @@ class Piecewise(Schedule):
             raise ConfigError("times", self.times, "must be positive and increasing")
         if any(not 0 <= v < math.inf for v in self.values):
             raise ConfigError("values", self.values, "every value must be >= 0")
+
+    def idle(self, end: float) -> dict[str, str]:
+        late = [t for t in self.times if t >= end]
+        return super().idle(end) | ({"times": f"does not come to {late[0]:g}"} if late else {})
 
     def xi(self, k: np.ndarray, t: np.ndarray, end: float) -> np.ndarray:
         return np.array(self.values)[np.searchsorted(self.times, t, side="right")]

@@ -14,6 +14,7 @@ from mfrun.dynamics.evaluate import Evaluator, grid, kept_steps, over_sets
 from mfrun.dynamics.steps import Eager, Graphed, Steps
 from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.experiment import Experiment, assemble
+from mfrun.loggers import Tolerated
 from mfrun.networks.network import Network
 from mfrun.problems.problem import Problem
 from mfrun.problems.streams import BLOCK
@@ -44,15 +45,18 @@ def train(
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     experiment = assemble(cfg, problem)
-    if run.exists() and not cfg.resume:
+    begun = run.exists()
+    if begun and not cfg.resume:
         raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
-    if run.exists():
+    if begun:
         refuse_changes(run, content, growing=not experiment.schedule.needs_end)
         if run.done() and run.status().get("steps") == cfg.steps:
             return run.status()
     run.path.mkdir(parents=True, exist_ok=True)
     run.lock()
     try:
+        if run.exists() and not begun:  # and ended it, or it would have the lock
+            raise UserError(f"dir={run.path}: another process has just begun a run in this folder")
         run.create(content)
         return _Loop(experiment, run, label or f"n={width_label(cfg.width)}").go()
     except (Interrupted, UserError):
@@ -82,7 +86,8 @@ class _Loop:
         self.kept = kept_steps(self.grid, cfg.keep_checkpoints)
         self.step, self.seconds_before = 0, 0.0
         self.latest: dict[str, float] = {}
-        self._restore()
+        self.logger = Tolerated(cfg.logger, label)
+        self.logger.tell("start", run.path, self._restore())
         self.started, self.first_step = time.perf_counter(), self.step
         self.saved_at, self.saved_step = time.monotonic(), -1
 
@@ -158,6 +163,7 @@ class _Loop:
         self.latest = {n: sum(columns[n]) / len(columns[n]) for n in shown}
         self._save()
         self.run.write_status("running", **self._facts())
+        self.logger.tell("log", rows)
         progress.update(self.step)
         progress.report(self.step, self.latest, self._speed())
 
@@ -166,6 +172,7 @@ class _Loop:
 
     def _finish(self, state: str) -> dict[str, Any]:
         self.run.write_status(state, **self._facts())
+        self.logger.tell("finish", self.run.path)
         if state == "diverged":
             say(f"{self.label}  diverged: the loss is not finite at step {self.step}; its rows are kept")
         return self.run.status()
@@ -176,13 +183,13 @@ class _Loop:
             self.run.save_state(self.step, self.network.state(), facts, keep=self.step in self.kept)
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
-    def _restore(self) -> None:
-        """Go back to the newest whole state, and drop the rows that were written after it."""
+    def _restore(self) -> list[dict[str, Any]]:
+        """Go back to the newest whole state, and drop the rows that were written after it; returns those that stay."""
         found = self.run.load_state(warn=say)
         if found is None:
             self.run.keep_rows(set())
             self.evaluated: set[int] = set()
-            return
+            return []
         tensors, facts = found
         self.network.load(tensors)
         self.step, self.seconds_before = facts["step"], facts["wall_seconds"]
@@ -196,6 +203,8 @@ class _Loop:
             shown = [c for c in map(str, rows) if c.endswith(("_loss", "_error"))]
             self.latest_losses = last[shown[0]].tolist()
             self.latest = {c: float(last[c].mean()) for c in shown}
+        kept = rows[rows["step"].isin(self.evaluated)]
+        return [{str(column): value for column, value in row.items()} for row in kept.to_dict("records")]
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
@@ -219,7 +228,11 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
 
     saved = OmegaConf.to_container(run.config())
     assert isinstance(saved, dict)
-    before, now = flatten({str(k): v for k, v in saved.items()}), flatten(content)
+    # A key that is younger than the run had its default's value then.
+    defaults = OmegaConf.to_container(OmegaConf.structured(Config))
+    assert isinstance(defaults, dict)
+    older = {k: defaults[k] for k in content if k not in saved}
+    before, now = flatten({str(k): v for k, v in (older | saved).items()}), flatten(content)
     for key in [*now, *(k for k in before if k not in now)]:
         if key.split(".")[0] in CIRCUMSTANCES or before.get(key) == now.get(key):
             continue

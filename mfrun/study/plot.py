@@ -19,6 +19,19 @@ from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load, 
 def main(argv: list[str]) -> int:
     """Entry point of the command."""
     args = parser().parse_args(argv)
+    figure, folder = draw(args)
+    file = Path(args.out) if args.out else folder / f"{'weights' if args.weights else 'curves'}.{args.format}"
+    style.save(figure, file)
+    print(file)
+    return 0
+
+
+def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
+    """The picture that the command's options ask for, and the folder that it belongs to.
+
+    Raises:
+        UserError: there is nothing to draw, or too much to tell apart.
+    """
     curves, folder = load(args.paths, args.latest)
     if args.widths:
         wanted = args.widths.split(",")
@@ -36,10 +49,7 @@ def main(argv: list[str]) -> int:
     above = args.title or (read_sweep(folder) or {}).get("title")
     if above:
         figure.suptitle(above)
-    file = Path(args.out) if args.out else folder / f"{'weights' if args.weights else 'curves'}.{args.format}"
-    style.save(figure, file)
-    print(file)
-    return 0
+    return figure, folder
 
 
 def parser() -> argparse.ArgumentParser:

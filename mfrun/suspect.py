@@ -1,0 +1,69 @@
+"""Values that are legal but seldom meant: a line on standard error for each, once for a command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from mfrun.progress import say
+
+if TYPE_CHECKING:
+    from mfrun.experiment import Experiment
+
+# Fewer particles than these are a poor integral over the measure of a layer.
+FEW_PARTICLES = 64
+# (key, value, why it is suspect)
+Suspicion = tuple[str, Any, str]
+
+
+def schedule_in_steps(experiment: Experiment) -> Iterator[Suspicion]:
+    """Times of a schedule that come too late to act, as if they were given in steps k and not in t = k alpha."""
+    cfg, schedule = experiment.cfg, experiment.schedule
+    # A part of a run, budget < 1, has the schedule of the whole.
+    steps = round(cfg.steps / cfg.budget)
+    end = steps * cfg.alpha
+    for key, late in schedule.idle(end).items() if steps else ():
+        why = f"the run, which ends at t = steps * alpha = {end:g}, {late}; a schedule is in t = k * alpha, not in k"
+        yield f"schedule.{key}", getattr(schedule, key), why
+
+
+def batch_beyond_the_data(experiment: Experiment) -> Iterator[Suspicion]:
+    """A batch that must hold samples twice."""
+    from mfrun.problems.problem import FiniteProblem
+
+    if isinstance(experiment.problem, FiniteProblem):
+        count, batch = len(experiment.problem.data["train"][0]), experiment.cfg.batch
+        if batch > count:
+            how = "some samples are drawn several times in a step"
+            how = f"a step goes through {batch / count:.3g} epochs" if experiment.cfg.sampling == "epochs" else how
+            yield "batch", batch, f"the training set has {count} samples; {how}"
+
+
+def few_particles(experiment: Experiment) -> Iterator[Suspicion]:
+    """An n = infinity that is little more than a small network."""
+    for key in ("first", "last") if math.isinf(experiment.cfg.width) else ():
+        count = getattr(experiment.particles, key)
+        if count < FEW_PARTICLES:
+            why = (
+                f"fewer than {FEW_PARTICLES} particles stand poorly for n = infinity; the columns _bar show how poorly"
+            )
+            yield f"particles.{key}", count, why
+
+
+RULES: tuple[Callable[[Experiment], Iterator[Suspicion]], ...] = (
+    schedule_in_steps,
+    batch_beyond_the_data,
+    few_particles,
+)
+
+
+def warn(experiments: Iterable[Experiment]) -> None:
+    """Name the suspect values of all jobs of a command, each key once."""
+    lines: dict[str, str] = {}
+    for experiment in experiments:
+        for rule in RULES:
+            for key, value, why in rule(experiment):
+                lines.setdefault(key, f"mfrun: warning: {key}={value}: {why}")
+    for line in lines.values():
+        say(line)

@@ -1,0 +1,118 @@
+"""Values that are legal but seldom meant: one line for each, once for a command, and none where nothing is suspect."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from formats import write_arrays
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_cli import ARRAYS, TINY, folder, here  # noqa: F401
+from test_figures import CAPTIONS
+
+from mfrun.commandline import compose
+from mfrun.config import check
+from mfrun.dynamics.schedules import FLAT, Constant, Cosine, Exponential, Piecewise, Power, Schedule
+from mfrun.experiment import assemble
+from mfrun.problems.datasets import IsotropicGaussians
+from mfrun.suspect import warn
+
+# (words of the command line, what is said of the key; "" for nothing). steps * alpha = 100 * 0.1 = 10.
+TEN = ["steps=100", "alpha=0.1"]
+EXPECTED = [
+    ([], ""),
+    (["schedule.warmup=11"], "schedule.warmup=11.0: the run, which ends at t = .* = 10, reaches 0.91 of the rate"),
+    (["schedule.warmup=10"], ""),
+    (["schedule=exponential", "schedule.time=300"], "schedule.time=300.0: .* lowers xi to 0.967 only"),
+    (["schedule=exponential", "schedule.time=100"], ""),
+    (["schedule=cosine", "schedule.time=100"], "schedule.time=100.0: .* lowers xi to 0.976 only"),
+    (["schedule=cosine", "schedule.time=30"], ""),
+    (["schedule=cosine"], ""),
+    (["schedule=cosine", "schedule.time=100", "schedule.final=1"], ""),
+    (["schedule=piecewise", "schedule.times=[30,60]"], r"schedule.times=\[30.0, 60.0\]: .* does not come to 30"),
+    (["schedule=piecewise", "schedule.times=[5,60]"], r"schedule.times=\[5.0, 60.0\]: .* does not come to 60"),
+    (["schedule=piecewise", "schedule.times=[5,9]"], ""),
+    (["schedule=power"], ""),
+    # A tenth of a run is judged as the whole is.
+    (["schedule=piecewise", "schedule.times=[5,9]", "budget=0.1"], ""),
+    (["schedule=piecewise", "schedule.times=[5,60]", "steps=0"], ""),
+    (["width=inf", "particles.first=32"], "particles.first=32: fewer than 64"),
+    (["width=inf", "particles.last=56"], "particles.last=56: fewer than 64"),
+    (["width=inf", "particles.first=64", "particles.last=64"], ""),
+    (["particles.first=32"], ""),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), EXPECTED, ids=[" ".join(w) or "defaults" for w, _ in EXPECTED])
+def test_rules(words: list[str], line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    warn([assemble(check(compose([*TEN, *words], [])))])
+    err = capfd.readouterr().err
+    assert re.fullmatch(f"mfrun: warning: {line}.*\n" if line else "", err), err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["batch=20"], ""),
+        (["batch=21"], "batch=21: the training set has 20 samples; some samples are drawn several times in a step"),
+        (["batch=50", "sampling=epochs"], "batch=50: the training set has 20 samples; a step goes through 2.5 epochs"),
+    ],
+)
+def test_batches(words: list[str], line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    write_arrays(Path("a.npz"))
+    warn([assemble(check(compose([*ARRAYS, *words], [])))])
+    assert capfd.readouterr().err == (f"mfrun: warning: {line}\n" if line else "")
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_the_presets_are_not_suspect(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The data aside, which are larger than a batch: Gaussians stand for them."""
+    cfg = check(compose([f"figure={name}", "width=inf"], []))
+    if cfg.architecture["name"] == "cnn":
+        cfg.architecture = {"name": "dense"}
+    cfg.loss = {"name": "squared"}
+    warn([assemble(cfg, IsotropicGaussians().load(torch.float32, torch.device("cpu")))])
+    assert capfd.readouterr().err == ""
+
+
+TIMES = st.floats(0.1, 1000)
+SCHEDULES = st.one_of(
+    st.builds(Constant, warmup=TIMES),
+    st.builds(Power, p=st.floats(0.01, 2)),
+    st.builds(Exponential, time=TIMES),
+    st.builds(Cosine, time=TIMES),
+    st.builds(lambda t: Piecewise(times=[t], values=[1.0, 0.5]), TIMES),
+)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(schedule=SCHEDULES, steps=st.integers(1, 1000))
+def test_what_is_suspect_hardly_acts(schedule: Schedule, steps: int) -> None:
+    """Held to the rates themselves: a time that is named leaves them as they were, or a warm-up unfinished."""
+    alpha = 0.1
+    rates = schedule.common(0, steps, alpha=alpha, steps=steps) / alpha
+    late = schedule.idle(steps * alpha)
+    if "warmup" in late:
+        assert rates[-1] < 1
+    elif late:
+        assert rates.min() > FLAT
+    elif schedule.warmup:
+        assert rates[-1] == pytest.approx(1, abs=1e-9)
+
+
+def test_once_for_a_sweep(capfd: pytest.CaptureFixture[str]) -> None:
+    """Not for each of its jobs, widths or processes; and on standard error."""
+    words = ["particles.first=32", "particles.last=16", "particles.nodes=3", "widths=[3,inf]", "seed.data=0,1"]
+    assert here("sweep", *TINY[2:], *words, "steps=5", "threads=1", "schedule.warmup=1", "dir=s") == 0
+    out, err = capfd.readouterr()
+    assert "warning" not in out
+    warned = [line.split("=")[0] for line in err.splitlines() if "warning" in line]
+    assert warned == [f"mfrun: warning: {key}" for key in ("schedule.warmup", "particles.first", "particles.last")]
+
+
+def test_a_refused_command_does_not_warn(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "schedule.warmup=1", "steps=5", "loss=cross_entropy") == 2
+    assert capfd.readouterr().err.count("\n") == 1
