@@ -26,8 +26,8 @@ demo: $(READY) ## a small sweep on two Gaussians with n = infinity, and its pict
 	$(BIN)/mfrun compare $(DEMO)
 	@echo; echo "The learning curves:"; $(BIN)/mfrun plot $(DEMO) --title 'Isotropic Gaussians, 5 layers'
 
-test: $(READY) ## the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## the tests, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .
