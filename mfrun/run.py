@@ -84,6 +84,7 @@ class RunDirectory:
         # safetensors writes to .tmp... first.
         for left in [*self.path.glob(f".*{PARTIAL}"), *self.path.glob(".tmp*"), *uncommitted]:
             left.unlink(missing_ok=True)
+        self._prune()
 
     def unlock(self) -> None:
         """Let the folder go."""
@@ -166,11 +167,7 @@ class RunDirectory:
             save_file(tensors, temporary)
         commit = {"step": step, "sha256": _sha256(self.path / f"{name}.safetensors"), "keep": keep, **facts}
         write_atomically(self.path / f"{name}.json", json.dumps(commit, indent=1))
-        for old in self._states()[KEPT_STATES:]:
-            if _kept(old):
-                continue
-            old.unlink(missing_ok=True)
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self._prune()
 
     def saved_steps(self) -> list[int]:
         """The steps of the states that are there, in order."""
@@ -199,6 +196,14 @@ class RunDirectory:
             instead = "; going back to the state before it" if step is None else ""
             warn(f"{commit.with_suffix('.safetensors')} is damaged{instead}")
         return None
+
+    def _prune(self) -> None:
+        """Remove the states that newer ones have replaced."""
+        for old in self._states()[KEPT_STATES:]:
+            if _kept(old):
+                continue
+            old.unlink(missing_ok=True)
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def _states(self) -> list[Path]:
         """Commits of the saved states, newest first."""
