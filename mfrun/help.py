@@ -25,7 +25,8 @@ Train one network for each width in `widths`, and for each value of every key th
   mfrun sweep dataset=mnist 'widths=[100,200,400,inf]' steps=10000
   mfrun sweep dataset=gaussians depth=5 init.tau2=0.1,3 activation=relu,tanh
   mfrun sweep replicates=8                            eight initialisations of every width, side by side
-  mfrun sweep dir=outputs/gaussians/... resume=true   go on with an unfinished sweep; widths may be added""",
+  mfrun sweep dir=outputs/gaussians/... resume=true   go on with an unfinished sweep; widths may be added
+  mfrun sweep +figure=fig8b --dry-run                 time, memory and disk of every run and of all; trains nothing""",
     "check": """\
 usage: mfrun check [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]
 

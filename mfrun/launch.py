@@ -70,6 +70,8 @@ def sweep(argv: list[str]) -> int:
     """Train every width, and every value of every swept key: a Hydra multirun."""
     if only_prints("sweep", argv):
         return 0
+    dry_run = "--dry-run" in argv
+    argv = [word for word in argv if word != "--dry-run"]
     flags, overrides = commandline.split(argv)
     distrust(set())
     _problems.clear()
@@ -116,6 +118,11 @@ def sweep(argv: list[str]) -> int:
     ]
     if base.resume:
         _refuse_orphans(top, names)
+    if dry_run:
+        suspect.warn(experiments)
+        prepared = zip(names, experiments, nodes, strict=True)
+        runs = [(_Run(RunDirectory(top / name), e.cfg, node, name), e) for name, e, node in prepared]
+        return _plan(runs, top, base.threads, launcher, settings.launcher)
 
     lasting = [o for o in overrides if not _circumstance(commandline.parse([o])[0].key_or_group)]
     arguments = [commandline.line(o) for o in parsed if o.key_or_group != "dir"]
@@ -123,12 +130,12 @@ def sweep(argv: list[str]) -> int:
     # A job that runs elsewhere may start in another folder.
     place = top.absolute() if launcher else top
     words = [*arguments, f"dir={commandline.quote(str(place))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags]
-    runs = [RunDirectory(top / name) for name in names]
+    folders = [RunDirectory(top / name) for name in names]
     with hold_sweep(top, resume=base.resume):
         suspect.warn(experiments)
         write_sweep(top, {"overrides": lasting, "swept": commandline.swept_keys(parsed), "title": base.title})
         if launcher:
-            _hand_over(launcher, words, top, len(runs))
+            _hand_over(launcher, words, top, len(folders))
         else:
             waiting: list[_Run] = []
             _hydra("sweep", words, lambda node: waiting.append(_prepared(node)))
@@ -136,9 +143,9 @@ def sweep(argv: list[str]) -> int:
         Tolerated(base.logger).tell("finish_sweep", top)
     from mfrun.study.status import table
 
-    print(table(runs))
+    print(table(folders))
     print(f"\nmfrun plot {top}")
-    return 1 if _failures or not all(run.done() for run in runs) else 0
+    return 1 if _failures or not all(run.done() for run in folders) else 0
 
 
 @dataclass
@@ -215,6 +222,23 @@ def _hand_over(launcher: str, words: list[str], top: Path, runs: int) -> None:
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         say(f"mfrun: hydra/launcher={launcher}: {type(error).__name__}: {lines[0].strip()}")
         _failures.append(error)
+
+
+def _plan(
+    runs: list[tuple[_Run, Experiment]], top: Path, threads: int | None, launcher: str, settings: DictConfig
+) -> int:
+    """Say what the sweep would take; 1 where it does not fit."""
+    from mfrun.estimate import Planned
+    from mfrun.plan import Cluster, Plan
+
+    left = [Planned(run.job(), experiment) for run, experiment in runs if not run.finished()]
+    if len(left) < len(runs):
+        print(f"{len(runs) - len(left)} of {len(runs)} runs are done\n")
+    if not left:
+        return 0
+    plan = Plan(left, top, threads, Cluster.of(launcher, settings) if launcher else None)
+    print(f"{plan.table()}\n\n{plan.totals()}")
+    return 1 if plan.lacking() else 0
 
 
 def _train_together(runs: list[_Run], threads: int | None) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 OVERHEAD, SPEED = 1e-4, 8e10
 # Share of a core's speed that each core keeps when all work on one product, and the size of a step that allows it.
 TOGETHER, DIVISIBLE = 0.93, 2e7
+# Whether a process that has used threads can be copied safely, so that runs can lie side by side.
+FORKS = sys.platform == "linux"
 # Runs that share a GPU.
 STREAMS = 4
 _PR_SET_PDEATHSIG = 1
@@ -63,13 +65,20 @@ def schedule(jobs: Sequence[Job], cores: int) -> tuple[list[Job], list[Job]]:
     Returns:
         (wide, narrow), each longest first: the split of the runs by length that ends soonest, as predicted.
     """
-    longest = sorted(jobs, key=lambda job: -job.seconds(1))
+    longest = longest_first(jobs)
+    if not FORKS:
+        return longest, []
 
     def end(k: int) -> float:
         return sum(job.seconds(cores) for job in longest[:k]) + makespan([j.seconds(1) for j in longest[k:]], cores)
 
     k = min(range(len(longest) + 1), key=end)
     return longest[:k], longest[k:]
+
+
+def longest_first(jobs: Sequence[Job]) -> list[Job]:
+    """In the order in which they start."""
+    return sorted(jobs, key=lambda job: -job.seconds(1))
 
 
 def makespan(seconds: Sequence[float], cores: int) -> float:
@@ -94,12 +103,12 @@ def run_side_by_side(jobs: Sequence[Job], cores: int) -> list[Job]:
     Raises:
         Interrupted: SIGINT or SIGTERM; the runs in hand have saved their states.
     """
-    if sys.platform != "linux":  # where a process that has used threads cannot be copied safely
-        for job in jobs:
+    wide, narrow = schedule(jobs, cores)
+    if not FORKS:
+        for job in wide:
             with in_sweep(1):
                 job.go(cores)
         return []  # they have said so in this process
-    wide, narrow = schedule(jobs, cores)
     with _Processes() as processes:
         for job in wide:
             processes.run([job], side_by_side=1, threads=cores)
@@ -128,7 +137,7 @@ def run_on_streams(jobs: Sequence[Job], device: torch.device) -> None:
         slots.append(slot)
 
     with Signals(), ThreadPoolExecutor(STREAMS) as pool:
-        for _ in pool.map(go, sorted(jobs, key=lambda job: -job.seconds(1))):
+        for _ in pool.map(go, longest_first(jobs)):
             pass
         received = Signals.received
     if received:

@@ -43,10 +43,11 @@ def table(runs: Iterable[RunDirectory]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0.3s``, ``42s``, ``3m20s``, ``2h05m``."""
+    """``0.3s``, ``42s``, ``3m20s``, ``2h05m``, ``4d03h``."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-    return f"{minutes // 60}h{minutes % 60:02d}m"
+    hours = minutes // 60
+    return f"{hours}h{minutes % 60:02d}m" if hours < 72 else f"{hours // 24}d{hours % 24:02d}h"

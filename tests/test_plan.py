@@ -1,0 +1,286 @@
+"""``mfrun sweep --dry-run``: memory against counts by hand, order and total against the schedule, and that it writes
+nothing. How close the predicted times are to real ones depends on the machine; docs/scale.md has a table."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from formats import write_arrays
+from hydra import compose, initialize_config_dir
+from test_cli import ARRAYS, LIMIT, TINY, folder, here, mfrun, rows  # noqa: F401
+
+from mfrun import completion, config, estimate, local
+from mfrun.cli import COMMANDS
+from mfrun.dynamics.evaluate import grid
+from mfrun.estimate import Memory, Pace, Planned, measure_memory, measure_pace, smaller
+from mfrun.experiment import Experiment, assemble
+from mfrun.plan import Cluster, Plan
+
+SWEEP = [*TINY[2:], "threads=1", "widths=[3,5,inf]", "particles.first=64", "particles.last=64", "steps=40"]
+FLOAT, DOUBLE = 4, 8
+
+
+def experiment(*argv: str) -> Experiment:
+    config.store_schema()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return assemble(config.check(compose("config", overrides=list(argv))))
+
+
+def planned(label: str = "", **numbers: float) -> Planned:
+    """A run with numbers that are given, not measured."""
+    steps, flops = int(numbers.get("steps", 100)), numbers.get("flops", 1e6)
+    one = Planned(local.Job(lambda threads: True, label, steps, flops), experiment("width=4", f"steps={steps}"))
+    one.memory = Memory(*(int(numbers.get(k, 1)) for k in ("weights", "start", "training")))
+    one.pace = Pace(one.job, numbers.get("step", 1e-3), numbers.get("sample", 0.0), 0.0)
+    return one
+
+
+def plan_of(runs: list[Planned], monkeypatch: pytest.MonkeyPatch, **keys: object) -> Plan:
+    monkeypatch.setattr("mfrun.plan.measure", lambda runs: 0.0)
+    return Plan(runs, Path("s"), **{"threads": 2, **keys})  # type: ignore[arg-type]
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replicates", [1, 3])
+def test_memory_of_a_dense_network(replicates: int) -> None:
+    """Weights exactly; the rest from what a step and an evaluation have to hold, and little more."""
+    n, d, batch, samples, block = 300, 200, 50, 400, 256
+    e = experiment(
+        *(f"width={n}", "depth=4", f"dataset.d={d}", f"batch={batch}", f"evaluation.samples={samples}"),
+        f"replicates={replicates}",
+    )
+    weights = d * n + n * n + n * n + n + 3 * n + 1
+    found = measure_memory(e)
+    assert found.weights == FLOAT * weights * replicates
+    # The inner arrays are drawn one after the other in double precision, and the last one of a replicate is still held
+    # while that of the next is drawn.
+    assert found.start == FLOAT * replicates * (d * n + 2 * n * n) + DOUBLE * n * n * min(replicates, 2)
+    # h, a and D of each hidden layer in a step, h and a in an evaluation, and the samples of a block and of all
+    # evaluations, which were drawn last.
+    activations = FLOAT * replicates * 3 * n * (3 * batch + 2 * samples)
+    held = found.weights + activations + FLOAT * d * (block * batch + samples)
+    assert held <= found.training <= held + 2 * FLOAT * d * block * batch + 0.1 * held
+
+
+def test_memory_of_a_convolutional_network(folder: Path) -> None:  # noqa: F811
+    from formats import write_mnist
+
+    write_mnist(folder)
+    e = experiment("dataset=mnist", f"dataset.root={folder}", "architecture=cnn", "width=8", "batch=5")
+    n = 8
+    found = measure_memory(e)
+    # 28 x 28 pixels: 2 x 2 are left at the output.
+    assert found.weights == FLOAT * (9 * n + 6 * 9 * n * n + 7 * n + 10 * 4 * n + 10)
+    # h, sigma(h), and where layers pool the place of the maximum (8 bytes) and the value.
+    traces = FLOAT * 5 * n * 2 * (14**2 + 3 * 7**2 + 7**2 + 2 * 4**2) + (FLOAT + 8) * 5 * n * (4**2 + 2**2)
+    assert found.training >= found.weights + traces
+
+
+def test_memory_of_the_limit() -> None:
+    e = experiment("width=inf", "depth=4", "dataset.d=20", "particles.first=64", "particles.nodes=5", "init.tau3=0")
+    first, sets, nodes = 64 // 4, 4, 5
+    weights = 20 * first + first + 1 * nodes + nodes + (first + 1 + nodes + 1)
+    assert measure_memory(e).weights == FLOAT * sets * weights
+
+
+def test_memory_counts_what_lives_and_not_what_lived() -> None:
+    """An evaluation of more samples than a chunk holds takes no more activations than a chunk."""
+    few, many = (measure_memory(experiment("width=500", f"evaluation.samples={k}")) for k in (1000, 4000))
+    assert many.training - few.training == pytest.approx(3000 * 33 * FLOAT, rel=0.1, abs=2**20)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["neuron=gate"],
+        ["operation=of_sum"],
+        ["operation=separable", "width=inf", *LIMIT],
+        ["precision=bf16"],
+        ["dtype=float64"],
+        ["replicates=2", "replicate_data=independent"],
+        ["scaling=ntk", "init.mu2=0"],
+        ["evaluation.test_functions=[margin]"],
+    ],
+)
+def test_everything_that_trains_can_be_planned(words: list[str]) -> None:
+    run = Planned(local.Job(lambda threads: True, "", 10, 1e6), experiment(*TINY, "steps=10", *words))
+    assert estimate.measure([run]) > 0
+    assert run.memory.weights > 0
+    assert run.memory.training > run.memory.weights
+    assert 0 < run.seconds() < 60
+    assert run.disk > 2 * run.memory.weights
+
+
+# -- time ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["width=6000", "dataset.d=3000"],
+        ["width=2500", "replicates=32"],
+        ["width=inf", "particles.first=65536", "dataset.d=3000"],
+    ],
+)
+def test_a_large_step_is_measured_at_a_smaller_size(words: list[str]) -> None:
+    e = experiment(*words)
+    assert e.flops > 2 * estimate.LARGE
+    less = assemble(smaller(e.cfg, e.flops), e.problem)
+    assert 0.2 * estimate.LARGE < less.flops < 1.5 * estimate.LARGE
+    assert math.isinf(less.cfg.width) == math.isinf(e.cfg.width)
+
+
+def test_times_are_the_measured_ones_scaled_by_size_and_steps() -> None:
+    run = planned(steps=1000, step=2e-3)
+    evaluations = len(grid(1000, 10)) * (estimate.SAVE + 1 / estimate.SAVING)
+    assert run.seconds() == pytest.approx(1000 * 2e-3 + evaluations, rel=1e-6)
+    small = local.Job(lambda threads: True, "", 1, 1e5)
+    ratio = (local.OVERHEAD + 1e6 / local.SPEED) / (local.OVERHEAD + 1e5 / local.SPEED)
+    run.pace = Pace(small, 2e-3, 1e-6, 0.0)
+    samples = len(grid(1000, 10)) * 10_000 * 1e-6 * ratio
+    assert run.seconds() == pytest.approx(1000 * 2e-3 * ratio + samples + evaluations, rel=1e-6)
+
+
+def test_a_resumed_run_has_its_last_steps_and_evaluations_to_do() -> None:
+    run = planned(steps=1000)
+    run.job = local.Job(lambda threads: True, "", 400, 1e6)
+    assert run.evaluations == [k for k in grid(1000, 10) if k > 600]
+    assert planned(steps=1000).evaluations == grid(1000, 10)
+
+
+def test_a_step_takes_the_time_that_steps_take() -> None:
+    """Twice the layers' work takes longer, and a pace is a time of this machine: between 1 us and 10 s."""
+    small, large = (measure_pace(experiment(f"width={n}", "evaluation.samples=100")) for n in (10, 1000))
+    assert 1e-6 < small.step < large.step < 10
+    assert 0 < small.sample < large.sample
+
+
+# -- the plan --------------------------------------------------------------------------------------------------------
+
+
+def test_order_and_total_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"a": (1000, 1e6), "b": (1000, 1e10), "c": (3000, 1e6), "d": (500, 5e6)}
+    runs = [planned(k, steps=s, flops=f, step=1e-3) for k, (s, f) in sizes.items()]
+    plan = plan_of(runs, monkeypatch)
+    wide, narrow = local.schedule([run.job for run in runs], 2)
+    assert [p.run.job for p in plan.placed] == [*wide, *narrow]
+    assert [job.label for job in wide] == ["b"]
+    assert [p.where for p in plan.placed] == ["all 2 cores"] + 3 * ["one core"]
+    by_label = {run.job.label: run for run in runs}
+    side_by_side = local.makespan([by_label[job.label].seconds() for job in narrow], 2)
+    assert plan.seconds == pytest.approx(by_label["b"].seconds(2) + side_by_side)
+    assert by_label["b"].seconds(2) < by_label["b"].seconds(1)
+    table = plan.table().splitlines()
+    assert [line.split()[0] for line in table[1:]] == [job.label for job in (*wide, *narrow)]
+
+
+def test_memory_at_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs side by side add up, those on all cores do not; the data are counted once."""
+    monkeypatch.setattr("mfrun.plan.PROCESS", 0)
+    runs = [planned(start=s, training=t) for s, t in ((10, 1), (1, 20), (30, 3), (5, 5))]
+    plan = plan_of(runs, monkeypatch)
+    assert {p.cores for p in plan.placed} == {1}
+    assert plan.memory == plan.shared + 30 + 20
+    alone = plan_of(runs, monkeypatch, threads=1)
+    assert alone.memory == alone.shared + 30
+    assert alone.seconds == pytest.approx(sum(run.seconds() for run in runs))
+
+
+def test_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [planned("small", start=2**20), planned("large", start=2**60, weights=2**60, steps=200)]
+    plan = plan_of(runs, monkeypatch)
+    memory, disk = plan.lacking()
+    assert memory.startswith("memory: 1.05e+06 TiB")
+    assert memory.endswith("too large by itself: large")
+    assert disk.startswith("disk: ")
+    assert f"DOES NOT FIT  {memory}" in plan.totals()
+    assert plan_of(runs[:1], monkeypatch).lacking() == []
+
+
+def test_jobs_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"array_parallelism": 2, "cpus_per_task": 4, "gpus_per_node": 1, "timeout_min": 1, "signal_delay_s": 20}
+    cluster = Cluster.of("submitit_slurm", {**keys, "mem_gb": None})
+    assert cluster == Cluster("submitit_slurm", 2, 4, 1, 40.0, None)
+    runs = [planned(str(steps), steps=steps, step=1.0) for steps in (100, 50, 50)]
+    plan = plan_of(runs, monkeypatch, threads=None, cluster=cluster)
+    seconds = [run.seconds(4) for run in runs]
+    assert plan.seconds == pytest.approx(seconds[1] + seconds[2])
+    text = plan.totals()
+    assert "3 jobs, 2 at once" in text
+    assert "requeued 2 times under hydra.launcher.timeout_min" in text
+    assert f"{sum(seconds) / 3600:.3g} GPU hours" in text
+    little = Cluster.of("submitit_slurm", {**keys, "mem_gb": 1e-3})
+    assert "of hydra.launcher.mem_gb" in plan_of(runs, monkeypatch, cluster=little).lacking()[0]
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_nothing(folder: Path) -> None:  # noqa: F811
+    code, out, err = mfrun("sweep", *SWEEP, "dir=s", "--dry-run")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert {line.split()[0] for line in lines[1:4]} == {"width=3", "width=5", "width=inf"}
+    assert [line.split()[0] for line in lines[5:]] == ["time", "memory", "disk", "steps"]
+    assert list(folder.iterdir()) == []
+
+
+def test_resume_counts_what_is_left(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("sweep", *SWEEP, "dir=s") == 0
+    before = {p: p.read_bytes() for p in Path("s").rglob("*") if p.is_file()}
+    capfd.readouterr()
+    assert here("sweep", "dir=s", "resume=true", "--dry-run") == 0
+    assert capfd.readouterr().out.strip() == "3 of 3 runs are done"
+    assert here("sweep", "dir=s", "resume=true", "widths=[3,5,6,inf]", "--dry-run") == 0
+    out = capfd.readouterr().out
+    assert out.startswith("3 of 4 runs are done\n")
+    assert re.search(r"^ ?width=6 .* 40 ", out, re.M)
+    assert "width=3" not in out
+    assert here("sweep", "dir=s", "resume=true", "steps=100", "--dry-run") == 0
+    out = capfd.readouterr().out
+    assert len(re.findall(r"^ *width=\w+ +\S+ +60 ", out, re.M)) == 3
+    assert {p: p.read_bytes() for p in Path("s").rglob("*") if p.is_file()} == before
+
+
+def test_bad_input(capfd: pytest.CaptureFixture[str]) -> None:
+    write_arrays(Path("a.npz"))
+    for words, message in {
+        (*SWEEP, "alpha=-1"): "alpha=-1.0: a learning rate",
+        (*SWEEP, "activation=rely"): "activation=rely: unknown",
+        ("dataset=mnist", "dataset.root=no", "dataset.download=false"): "dataset.root=no: no readable MNIST",
+        (*ARRAYS, "loss=logistic"): "loss=logistic: does not fit",
+        ("resume=true",): "dir=s: no sweep to resume here",
+    }.items():
+        assert here("sweep", *words, "dir=s", "--dry-run") == 2
+        err = capfd.readouterr().err
+        assert err.startswith(f"mfrun: {message}")
+        assert len(err.splitlines()) == 1
+    assert not Path("s").exists()
+    assert here("sweep", *SWEEP, "dir=s") == 0
+    capfd.readouterr()
+    for words, message in {
+        ("resume=true", "alpha=2"): "alpha=2.0: s/width=3 was started with",
+        ("resume=true", "widths=[3,5]"): "dir=s: holds width=inf, which the sweep",
+        tuple(SWEEP): "dir=s: holds a sweep already",
+    }.items():
+        assert here("sweep", *words, "dir=s", "--dry-run") == 2
+        assert capfd.readouterr().err.startswith(f"mfrun: {message}")
+
+
+def test_a_sweep_that_does_not_fit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mfrun.plan._machine_memory", lambda: 2**30)
+    assert here("sweep", *TINY[2:], "widths=[3,20000]", "dir=s", "--dry-run") == 1
+    assert "DOES NOT FIT  memory: " in capfd.readouterr().out
+
+
+def test_the_flag_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("sweep", "--help") == 0
+    assert "--dry-run" in capsys.readouterr().out
+    assert completion.candidates("mfrun sweep --dr", COMMANDS) == ["--dry-run"]
+    assert completion.candidates("mfrun train --dr", COMMANDS) == []
+    assert here("train", *TINY, "--dry-run") == 2
