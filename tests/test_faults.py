@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from test_cli import TINY, curves, folder, here, start, status, steps_logged, wait_until  # noqa: F401
 
 SWEEP = [*TINY[2:], "threads=1", "widths=[3,5]", "steps=3000", "checkpoint_seconds=0.01"]
@@ -79,6 +82,41 @@ def test_a_file_that_cannot_grow(limit: int, straight: Path) -> None:
     assert "File too large" in done.stderr.splitlines()[-1]
     again = ["dir=r", "resume=true"] if Path("r/config.yaml").exists() else [*TINY, "steps=700", "dir=r"]
     assert here("train", *again) == 0
+    assert curves("r") == curves(f"{straight}/r")
+
+
+def test_two_sweeps_in_one_folder(straight: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Started at the same moment, one of them trains; nor can another go on with it meanwhile."""
+    both = [start("sweep", *SWEEP, "dir=s") for _ in range(2)]
+    wait_until(lambda: Path("s/sweep.yaml").exists(), both[0] if both[0].poll() is None else both[1])
+    for process in both:
+        process.send_signal(signal.SIGSTOP)  # its runs go on, and it holds the folder
+    assert here("sweep", "dir=s", "resume=true") == 2
+    assert capfd.readouterr().err == "mfrun: dir=s: another process is training in this folder\n"
+    for process in both:
+        process.send_signal(signal.SIGCONT)
+    errors = {process: process.communicate(timeout=120)[1] for process in both}
+    refused, trained = sorted(both, key=lambda process: -process.returncode)
+    assert (refused.returncode, trained.returncode) == (2, 0), errors
+    assert re.fullmatch("mfrun: dir=s: (another process is training in|holds a sweep).*\n", errors[refused])
+    for n in (3, 5):
+        assert curves(f"s/width={n}") == curves(f"{straight}/s/width={n}")
+
+
+@pytest.mark.parametrize("key", ["scaling", "neuron", "operation"])
+def test_a_run_older_than_a_key(key: str, straight: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It had the default: it goes on with that, and is refused another value."""
+    assert here("train", *TINY, "steps=300", "dir=r") == 0
+    file = Path("r/config.yaml")
+    saved = yaml.safe_load(file.read_text())
+    del saved[key]
+    file.write_text(yaml.safe_dump(saved))
+    other = {"scaling": "ntk", "neuron": "gate", "operation": "of_sum"}[key]
+    words = [f"{key}={other}", *(["init.mu2=0"] if key == "scaling" else [])]
+    capfd.readouterr()
+    assert here("train", "dir=r", "resume=true", "steps=700", *words) == 2
+    assert "r was started with" in capfd.readouterr().err
+    assert here("train", "dir=r", "resume=true", "steps=700") == 0
     assert curves("r") == curves(f"{straight}/r")
 
 
