@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -126,6 +127,9 @@ def compose(overrides: list[str], flags: list[str], complete: bool = True) -> Di
             node = hydra_compose(name, overrides=[*overrides, *extra])
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, overrides, name, extra) from error
+        except yaml.MarkedYAMLError as error:
+            place = f"{error.problem_mark.name}: line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise UserError(f"{place}not YAML ({error.problem})") from error
     missing = sorted(OmegaConf.missing_keys(node))
     if missing and complete:
         raise ConfigError(missing[0], "(missing)", "has no default and must be given")

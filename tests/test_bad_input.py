@@ -7,8 +7,10 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from formats import write_arrays, write_mnist
 
@@ -137,6 +139,12 @@ LINES = [
         "train dataset=arrays dataset.path=reg.npz 'evaluation.test_functions=[margin]'",
         "evaluation.test_functions=margin: needs classes, not regression",
     ),
+    # presets, loggers
+    ("train figure=fig99", "figure=fig99: unknown; one of fig1, "),
+    ("sweep +figure=fig66", "figure=fig66: unknown; one of fig1, .*did you mean fig6"),
+    ("train logger=tensorbord", "logger=tensorbord: unknown; one of csv, tensorboard; did you mean tensorboard?"),
+    ("train logger.name=foo", "logger.name=foo: unknown; one of csv, tensorboard"),
+    ("train logger=csv +logger.figure=true", "logger.figure=True: unknown key; no keys here"),
     # data that are not there
     ("train dataset=arrays", "dataset.path=.missing.: has no default and must be given"),
     ("train dataset=arrays dataset.path=", "dataset.path='': names the .npz file"),
@@ -229,6 +237,215 @@ def test_bad_line(folder: Path, capfd: pytest.CaptureFixture[str], line: str, me
     # argparse tells the usage of a command in a line before.
     assert len(err.strip().splitlines()) == (2 if argv[0] == "status" and "arguments" in err else 1), err
     assert listing(folder) == before
+
+
+# A run's folder, as far as it is looked at before it is refused.
+CONFIG = "width: 4\nseed: {init: 0, data: 0}\n"
+ROWS = "step,t,replicate,population_loss,wall_seconds\n0,0,0,1.0,0.1\n"
+
+
+def arrays(**changes: np.ndarray | None) -> Callable[[Path], None]:
+    """a.npz with some of its arrays replaced; None leaves one out."""
+
+    def make(folder: Path) -> None:
+        write_arrays(folder / "a.npz")
+        with np.load(folder / "a.npz") as whole:
+            kept = {**whole, **changes}
+        np.savez(folder / "a.npz", **{k: v for k, v in kept.items() if v is not None})
+
+    return make
+
+
+def text(**files: str) -> Callable[[Path], None]:
+    """Files by name."""
+
+    def make(folder: Path) -> None:
+        for name, content in files.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+
+    return make
+
+
+def idx(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """One of MNIST's files, changed."""
+
+    def make(folder: Path) -> None:
+        file = folder / "MNIST" / "raw" / name
+        file.write_bytes(change(file.read_bytes()))
+
+    return make
+
+
+def instead(name: str) -> Callable[[Path], None]:
+    """A folder in the place of a file."""
+
+    def make(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir(parents=True)
+
+    return make
+
+
+IMAGES, LABELS, TEST = "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"
+MNIST = "train dataset=mnist dataset.root=. dataset.download=false"
+ARRAYS = "train dataset=arrays dataset.path=a.npz loss=cross_entropy"
+NO_MNIST = "dataset.root=.: no readable MNIST files in .*"
+NAN = np.full((20, 3), np.nan, np.float32)
+# (what is wrong, what makes it, command line, what the one line must say)
+FILES = [
+    ("wrong magic number", idx(IMAGES, lambda b: b"\0\0\x0d" + b[3:]), MNIST, NO_MNIST + "is no idx file of 3 axes"),
+    ("labels in place of images", idx(IMAGES, lambda b: b"\0\0\x08\x01" + b[4:]), MNIST, NO_MNIST + "no idx file"),
+    ("images cut short", idx(IMAGES, lambda b: b[:-1]), MNIST, NO_MNIST + "holds 15679 bytes, and 15680 are announced"),
+    ("images too long", idx(TEST, lambda b: b + b"\0"), MNIST, NO_MNIST + "holds 7841 bytes, and 7840 are announced"),
+    ("header cut short", idx(LABELS, lambda b: b[:6]), MNIST, NO_MNIST + "is no idx file of 1 axes"),
+    ("empty images", idx(IMAGES, lambda b: b""), MNIST, NO_MNIST + "is no idx file of 3 axes"),
+    ("empty labels", idx(LABELS, lambda b: b""), MNIST, NO_MNIST + "is no idx file of 1 axes"),
+    ("labels out of range", idx(LABELS, lambda b: b[:-1] + b"\x0a"), MNIST, NO_MNIST + "do not fit together"),
+    (
+        "a label less",
+        idx(LABELS, lambda b: b[:7] + bytes([b[7] - 1]) + b[8:-1]),
+        MNIST,
+        NO_MNIST + "images and labels do not fit together",
+    ),
+    ("no images", idx(IMAGES, lambda b: b[:7] + b"\0" + b[8:16]), MNIST, NO_MNIST + "do not fit together"),
+    ("a folder for the images", instead(f"MNIST/raw/{IMAGES}"), MNIST, NO_MNIST),
+    ("NaN pixels", arrays(x_train=NAN), ARRAYS, "dataset.path=a.npz: x_train holds NaN or infinity"),
+    ("infinite pixels", arrays(x_test=np.full((10, 3), np.inf)), ARRAYS, "dataset.path=a.npz: x_test holds NaN or inf"),
+    (
+        "objects",
+        arrays(x_train=np.full((20, 3), {})),
+        ARRAYS,
+        "dataset.path=a.npz: cannot be read as .npz .*Object",
+    ),
+    ("text", arrays(x_train=np.full((20, 3), "a")), ARRAYS, "dataset.path=a.npz: x_train has dtype <U1; it must hold"),
+    ("complex numbers", arrays(x_train=NAN * 1j), ARRAYS, "dataset.path=a.npz: x_train has dtype complex"),
+    ("missing labels", arrays(y_test=None), ARRAYS, "dataset.path=a.npz: the file has no y_test"),
+    ("a label more", arrays(y_train=np.arange(21) % 3), ARRAYS, "x_train has 20 samples, y_train 21"),
+    ("negative labels", arrays(y_train=-np.arange(20)), ARRAYS, "y_train holds labels that are not 0, 1, 2"),
+    ("test labels out of range", arrays(y_test=np.arange(10)), ARRAYS, "y_test holds label 9; y_train's are 0 to 2"),
+    ("one class", arrays(y_train=np.zeros(20, int)), ARRAYS, "y_train holds a single class"),
+    ("other features", arrays(x_test=np.zeros((10, 4))), ARRAYS, "x_train has 3 numbers a sample, x_test 4"),
+    ("one axis", arrays(x_train=np.zeros(20)), ARRAYS, r"x_train has shape \(20,\); it needs \(samples, features\)"),
+    ("no samples", arrays(x_train=np.zeros((0, 3))), ARRAYS, r"x_train has shape \(0, 3\)"),
+    ("empty .npz", text(**{"a.npz": ""}), ARRAYS, "dataset.path=a.npz: not an .npz file"),
+    ("a folder for .npz", instead("a.npz"), ARRAYS, "dataset.path=a.npz: is a folder, not an .npz file"),
+    (
+        "a preset of one's own, misspelt",
+        text(**{"mine/figure/my_own.yaml": "# @package _global_\nwidth: 4\n"}),
+        "train --config-dir mine figure=my_won",
+        "figure=my_won: unknown; one of .*did you mean my_own?",
+    ),
+    (
+        "YAML that does not parse",
+        text(**{"mine/schedule/bad.yaml": "name: [power\np: 1\n"}),
+        "train --config-dir mine schedule=bad",
+        r"mine/schedule/bad.yaml: line 2: not YAML \(expected",
+    ),
+    (
+        "YAML of another kind",
+        text(**{"mine/schedule/bad.yaml": "name: nothing\n"}),
+        "train --config-dir mine schedule=bad",
+        "schedule.name=nothing: unknown; one of constant",
+    ),
+    (
+        "a configuration that does not parse",
+        text(**{"r/config.yaml": "width: [4\n"}),
+        "plot r",
+        "r/config.yaml: cannot",
+    ),
+    ("a configuration that is a list", text(**{"r/config.yaml": "- 4\n"}), "plot r", "r/config.yaml: not a mapping"),
+    ("another program's configuration", text(**{"r/config.yaml": "lr: 4\n"}), "plot r", "r: its configuration is not"),
+    ("a width that is none", text(**{"r/config.yaml": "width: big\n"}), "plot r", "r: width=big: a width is"),
+    ("an empty configuration", text(**{"r/config.yaml": ""}), "plot r", "r: its configuration is not one of mfrun"),
+    ("a run without rows", text(**{"r/config.yaml": CONFIG}), "plot r", "r: no run here has written a row yet"),
+    (
+        "another program's CSV",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": "epoch,loss\n1,2\n"}),
+        "plot r",
+        "r/metrics.csv: not a metrics file of mfrun",
+    ),
+    (
+        "text in a CSV",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS + "one,0,0,1.0,0.1\n"}),
+        "plot r",
+        "r/metrics.csv: not a metrics file of mfrun",
+    ),
+    (
+        "a metric that is not logged",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --metrics foo",
+        "--metrics foo: not logged; there are population_loss",
+    ),
+    (
+        "a picture of another kind",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --out r.gif",
+        "--out r.gif: the format is told by the ending, one of png, pdf, svg",
+    ),
+    (
+        "a width that is not there",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --widths 5",
+        "--widths 5: no such width here",
+    ),
+    (
+        "a range of one number",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --xlim 5",
+        "5: a range is two numbers",
+    ),
+    ("no run", text(**{"r/notes.txt": "nothing"}), "plot r", "r: no run here"),
+    ("nothing named", text(), "plot", "no run or sweep named"),
+    ("no outputs", text(), "plot --latest", "outputs: no run here yet"),
+    ("nothing to compare", text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}), "compare r", "r|width|inf"),
+    ("no state", text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}), "statics r", "^mfrun: "),
+    (
+        "a sweep that does not parse",
+        text(**{"s/sweep.yaml": "overrides: [\n"}),
+        "sweep dir=s resume=true",
+        "s/sweep.yaml",
+    ),
+    (
+        "overrides that are none",
+        text(**{"s/sweep.yaml": "overrides: 3\n"}),
+        "sweep dir=s resume=true",
+        "s/sweep.yaml: holds no list of overrides",
+    ),
+    (
+        "overrides of a run that do not parse",
+        text(**{"r/config.yaml": CONFIG, "r/.hydra/overrides.yaml": "[\n"}),
+        "train dir=r resume=true",
+        "r/.hydra/overrides.yaml: cannot be read",
+    ),
+    (
+        "a file for the run's folder",
+        text(**{"r": ""}),
+        "train dir=r resume=true",
+        "dir=r: .*r is a file, not a folder",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "line", "message"), [f[1:] for f in FILES], ids=[f[0] for f in FILES])
+def test_bad_file(
+    folder: Path, capfd: pytest.CaptureFixture[str], make: Callable[[Path], None], line: str, message: str
+) -> None:
+    make(folder)
+    before = listing(folder)
+    code, out, err = run([*shlex.split(line), *(["steps=0"] if line.startswith("train dataset") else [])], capfd)
+    assert code == 2, err
+    assert re.search(message, err.strip()), err
+    assert out == ""
+    assert re.fullmatch("mfrun: [^\n]+\n", err)
+    assert listing(folder) == before
+
+
+def test_enough() -> None:
+    """No line twice."""
+    lines = [line for line, _ in LINES] + [(name, line) for name, _, line, _ in FILES]
+    assert len(set(lines)) == len(lines) >= 200
 
 
 def test_folder_that_holds_a_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
