@@ -399,8 +399,18 @@ FILES = [
     ("no run", text(**{"r/notes.txt": "nothing"}), "plot r", "r: no run here"),
     ("nothing named", text(), "plot", "no run or sweep named"),
     ("no outputs", text(), "plot --latest", "outputs: no run here yet"),
-    ("nothing to compare", text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}), "compare r", "needs at least two widths"),
-    ("no state", text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}), "statics r", "architecture.name=.*: names the arch"),
+    (
+        "nothing to compare",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "compare r",
+        "needs at least two widths",
+    ),
+    (
+        "no state",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "statics r",
+        "architecture.name=.*: names the arch",
+    ),
     (
         "a sweep that does not parse",
         text(**{"s/sweep.yaml": "overrides: [\n"}),
