@@ -156,28 +156,28 @@ def memory(data: list[str]) -> list[dict[str, object]]:
     return [{"n": 2400, **named, "peak MiB": peak / mib, "target MiB": target / mib, "peak / target": peak / target}]
 
 
-def sweep(rounds: int = 2) -> list[dict[str, object]]:
-    """Every run by itself, on one core and on all; the best way to share the cores out; the sweep; means."""
+def sweep() -> list[dict[str, object]]:
+    """Every run by itself, on one core and on all; the best way to share the cores out; the sweep. Whole processes."""
     total = cores()
     widths = [50, 100, 200, 400, 800, "inf"]
     argv = ["dataset=gaussians", "depth=5", "steps=4000"]
-    command = [sys.executable, "-m", "mfrun", "sweep", *argv, f"widths=[{','.join(map(str, widths))}]"]
-    alone = {(threads, n): 0.0 for threads in (1, total) for n in widths}
-    seconds = 0.0
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            for threads, n in alone:
-                told = short("train", *argv, f"width={n}", f"threads={threads}", f"dir={folder}/{threads}-{n}")
-                alone[threads, n] += told["seconds"] / rounds
-            begin = time.perf_counter()
-            subprocess.run([*command, f"dir={folder}/sweep"], check=True, capture_output=True)
-            seconds += (time.perf_counter() - begin) / rounds
-    one, wide = ([alone[threads, n] for n in widths] for threads in (1, total))
+
+    def seconds(*words: str) -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mfrun", *words], check=True, capture_output=True)
+        return time.perf_counter() - begin
+
+    with tempfile.TemporaryDirectory() as folder:
+        one, wide = (
+            [seconds("train", *argv, f"width={n}", f"threads={k}", f"dir={folder}/{k}-{n}") for n in widths]
+            for k in (1, total)
+        )
+        together = seconds("sweep", *argv, f"widths=[{','.join(map(str, widths))}]", f"dir={folder}/sweep")
     best = best_schedule(one, wide, total)
     rows: list[dict[str, object]] = [
         {"n": n, "one core s": a, f"{total} cores s": b} for n, a, b in zip(widths, one, wide, strict=True)
     ]
-    rows.append({"n": "sweep", "seconds": seconds, "best schedule s": best, "sweep / best": seconds / best})
+    rows.append({"n": "sweep", "seconds": together, "best schedule s": best, "sweep / best": together / best})
     return rows
 
 
