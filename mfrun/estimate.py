@@ -3,7 +3,7 @@
 Memory is read off the real code, which draws the network, takes a step and evaluates on tensors that have shapes and no
 numbers (torch's FakeTensorMode). Time is that of a few real steps and of a part of an evaluation. Runs of one shape are
 measured once; a network too large for that is measured at a smaller width, and the schedule's own count of operations
-(:class:`mfrun.local.Job`) says how much longer the whole one takes.
+(:func:`mfrun.local.step_seconds`) says how much longer the whole one takes.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Pace:
     """Measured seconds of one experiment on one core, or on the GPU.
 
     Attributes:
-        job: its step, for the schedule's count of operations.
+        flops: floating point operations of its step.
         step: of SGD.
         sample: of an evaluation.
         weight: of drawing a number.
     """
 
-    job: local.Job
+    flops: float
     step: float
     sample: float
     weight: float
@@ -97,9 +97,9 @@ class Planned:
 
     def seconds(self, cores: int = 1) -> float:
         """Predicted time on so many cores."""
-        pace, one = self.pace, replace(self.job, steps=1)
+        pace = self.pace
         # Both are the same network but for its size.
-        larger = one.seconds(cores) / replace(pace.job, steps=1).seconds(1)
+        larger = local.step_seconds(self.job.flops, cores) / local.step_seconds(pace.flops, 1)
         samples = sum(s.count for s in _splits(self.experiment, self.experiment.cfg.evaluation.samples).values())
         evaluation = samples * pace.sample * larger + SAVE + self.memory.weights / SAVING
         drawing = pace.weight * self.memory.weights
@@ -147,7 +147,7 @@ def measure(runs: Sequence[Planned], budget: float = BUDGET) -> float:
                 run.pace = measured[-1]
         else:
             for run in group:
-                run.pace = min(measured, key=lambda pace: abs(math.log(pace.job.flops / run.job.flops)))
+                run.pace = min(measured, key=lambda pace: abs(math.log(pace.flops / run.job.flops)))
     return time.process_time() - began
 
 
@@ -292,5 +292,6 @@ def measure_pace(experiment: Experiment) -> Pace:
     # The first time it takes its memory.
     evaluating = min(seconds(lambda: evaluator(network)) for _ in range(2))
     weights = sum(array.nbytes for array in network.state().values())
-    job = local.Job(lambda threads: True, "", 1, experiment.flops)
-    return Pace(job, spent / few + loading, evaluating / sum(s.count for s in sets.values()), drawing / weights)
+    return Pace(
+        experiment.flops, spent / few + loading, evaluating / sum(s.count for s in sets.values()), drawing / weights
+    )

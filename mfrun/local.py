@@ -55,8 +55,13 @@ class Job:
 
     def seconds(self, cores: int) -> float:
         """Predicted time on so many cores."""
-        speed = SPEED * (1 if self.flops < DIVISIBLE or cores == 1 else TOGETHER * cores)
-        return self.steps * (OVERHEAD + self.flops / speed)
+        return self.steps * step_seconds(self.flops, cores)
+
+
+def step_seconds(flops: float, cores: int) -> float:
+    """Predicted time of a step of so many operations."""
+    speed = SPEED * (1 if flops < DIVISIBLE or cores == 1 else TOGETHER * cores)
+    return OVERHEAD + flops / speed
 
 
 def schedule(jobs: Sequence[Job], cores: int) -> tuple[list[Job], list[Job]]:

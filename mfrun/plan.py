@@ -114,6 +114,11 @@ class Plan:
             for job in narrow:
                 yield Placed(of[id(job)], 1, "one core")
 
+    def _sides(self) -> tuple[list[Placed], list[Placed]]:
+        """The runs that take all cores, one after another, and those that take one each, side by side."""
+        wide = [p for p in self.placed if 1 < p.cores == self.cores]
+        return wide, [p for p in self.placed if p.cores == 1]
+
     @property
     def seconds(self) -> float:
         """Predicted wall time of the sweep."""
@@ -121,22 +126,18 @@ class Plan:
             return local.makespan([p.seconds for p in self.placed], self.cluster.at_once or len(self.placed))
         if self.device.type == "cuda":
             return sum(p.seconds for p in self.placed)
-        alone = self.cores > 1
-        wide = [p.seconds for p in self.placed if alone and p.cores == self.cores]
-        narrow = [p.seconds for p in self.placed if not alone or p.cores < self.cores]
-        return sum(wide) + local.makespan(narrow, self.cores)
+        wide, narrow = self._sides()
+        return sum(p.seconds for p in wide) + local.makespan([p.seconds for p in narrow], self.cores)
 
     @property
     def memory(self) -> int:
         """Bytes of this machine's memory at the peak, at most."""
         if self.device.type == "cuda":
             return self.shared + CONTEXT + sum(sorted(p.run.memory.start for p in self.placed)[-local.STREAMS :])
-        each = [PROCESS + max(p.run.memory.start, p.run.memory.training) for p in self.placed]
         if self.cluster is not None:
-            return self.shared + max(each)
-        wide = [m for m, p in zip(each, self.placed, strict=True) if p.cores == self.cores]
-        narrow = [m for m, p in zip(each, self.placed, strict=True) if p.cores < self.cores or self.cores == 1]
-        return self.shared + max([*wide, sum(sorted(narrow)[-self.cores :])])
+            return self.shared + max(map(_process, self.placed))
+        wide, narrow = self._sides()
+        return self.shared + max([*map(_process, wide), sum(sorted(map(_process, narrow))[-self.cores :])])
 
     @property
     def gpu_memory(self) -> int:
@@ -173,8 +174,7 @@ class Plan:
 
     def _culprits(self, here: float) -> str:
         """The runs that do not fit even by themselves."""
-        peaks = {p.run.job.label: max(p.run.memory.start, p.run.memory.training) for p in self.placed}
-        large = [label for label, peak in peaks.items() if self.shared + PROCESS + peak > here]
+        large = [p.run.job.label for p in self.placed if self.shared + _process(p) > here]
         if not large:
             return "; fewer side by side take less, threads=1 the least"
         more = f" and {len(large) - 3} more" if len(large) > 3 else ""
@@ -233,6 +233,11 @@ class Plan:
             text += f"; {hours:.3g} GPU hours"
         device = "this GPU" if self.device.type == "cuda" else "this machine's cores"
         return f"{text}; as timed on {device}, a node's may differ"
+
+
+def _process(placed: Placed) -> int:
+    """Bytes of a run's process at its peak, without what all processes share."""
+    return PROCESS + max(placed.run.memory.start, placed.run.memory.training)
 
 
 def _resident() -> int:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The runs behind the README's and docs/figures.md's pictures and tables, and the pictures themselves.
 #
-#     sh scripts/figures.sh          what a laptop does in about an hour: two streams of runs, one core each
+#     sh scripts/figures.sh          what a laptop does in over an hour: two streams of runs, one core each
 #     sh scripts/figures.sh full     every figure of the paper in full, one run at a time, on the GPU
 #
 # MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images

@@ -52,12 +52,14 @@ class Figure:
     Attributes:
         name: of the preset.
         folder: the sweep; None where it was not run.
+        overrides: what was typed, by key.
         curves: of its runs.
         notes: what keeps the sweep from being whole.
     """
 
     name: str
     folder: Path | None = None
+    overrides: dict[str, str] = field(default_factory=dict)
     curves: list[Curve] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -128,15 +130,15 @@ def find(root: Path) -> dict[str, Figure]:
     names = sorted((f.stem for f in (conf_dir() / "figure").glob("*.yaml")), key=_order)
     figures = {name: Figure(name) for name in names}
     for file in sorted(root.rglob(SWEEP)) if root.is_dir() else []:
-        words = [w.split("=", 1) for w in (read_sweep(file.parent) or {})["overrides"]]
-        name = next((value for key, value in words if key == "figure"), None)
+        overrides = dict(w.split("=", 1) for w in (read_sweep(file.parent) or {})["overrides"])
+        name = overrides.get("figure")
         if name not in figures:
             continue
         try:
             curves, _ = load([str(file.parent)], latest=False)
         except UserError:
             continue
-        found = Figure(name, file.parent, curves)
+        found = Figure(name, file.parent, overrides, curves)
         states = {run.path.name: run.status()["state"] for run in find_runs(file.parent)}
         found.notes = [f"{run}: {state}" for run, state in states.items() if state != "finished"]
         if figures[name].folder is None or found.step() > figures[name].step():
@@ -175,18 +177,16 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
 
 def command(figure: Figure) -> str:
     """What was typed, without what concerns the machine."""
-    recorded = read_sweep(figure.folder or Path()) or {}
-    last = {w.split("=")[0]: w for w in recorded["overrides"]}
-    words = [w for key, w in last.items() if key not in ("threads", "device", "keep_checkpoints")]
-    words = [f"+{w}" if w.startswith("figure=") else w for w in words]
-    words = [f"dataset.path={Path(w).name}" if w.startswith("dataset.path=") else w for w in words]
+    typed = {k: v for k, v in figure.overrides.items() if k not in ("threads", "device", "keep_checkpoints")}
+    if "dataset.path" in typed:
+        typed["dataset.path"] = data(figure)
+    words = [f"{'+' if key == 'figure' else ''}{key}={value}" for key, value in typed.items()]
     return " ".join(["mfrun sweep", *(w if re.fullmatch(r"[\w+=.,-]+", w) else shlex.quote(w) for w in words)])
 
 
 def data(figure: Figure) -> str:
     """The file that took the place of the preset's data; empty where none did."""
-    words = (read_sweep(figure.folder or Path()) or {})["overrides"]
-    return next((Path(w.split("=", 1)[1]).name for w in words if w.startswith("dataset.path=")), "")
+    return Path(figure.overrides.get("dataset.path", "")).name
 
 
 def seconds(figure: Figure) -> float:

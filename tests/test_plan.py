@@ -34,7 +34,7 @@ def planned(label: str = "", **numbers: float) -> Planned:
     steps, flops = int(numbers.get("steps", 100)), numbers.get("flops", 1e6)
     one = Planned(local.Job(lambda threads: True, label, steps, flops), experiment("width=4", f"steps={steps}"))
     one.memory = Memory(*(int(numbers.get(k, 1)) for k in ("weights", "start", "training")))
-    one.pace = Pace(one.job, numbers.get("step", 1e-3), numbers.get("sample", 0.0), 0.0)
+    one.pace = Pace(one.job.flops, numbers.get("step", 1e-3), numbers.get("sample", 0.0), 0.0)
     return one
 
 
@@ -141,7 +141,7 @@ def test_times_are_the_measured_ones_scaled_by_size_and_steps() -> None:
     assert run.seconds() == pytest.approx(1000 * 2e-3 + evaluations, rel=1e-6)
     small = local.Job(lambda threads: True, "", 1, 1e5)
     ratio = (local.OVERHEAD + 1e6 / local.SPEED) / (local.OVERHEAD + 1e5 / local.SPEED)
-    run.pace = Pace(small, 2e-3, 1e-6, 0.0)
+    run.pace = Pace(small.flops, 2e-3, 1e-6, 0.0)
     samples = len(grid(1000, 10)) * 10_000 * 1e-6 * ratio
     assert run.seconds() == pytest.approx(1000 * 2e-3 * ratio + samples + evaluations, rel=1e-6)
 
