@@ -29,10 +29,11 @@ demo: $(READY) ## a small sweep on two Gaussians with n = infinity, and its pict
 test: $(READY) ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-lint: $(READY) ## style and types
+lint: $(READY) ## style, types, and what may import what
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 check: lint test ## lint and test
 

@@ -87,13 +87,13 @@ def _run(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from mfrun import launch
+    from mfrun.sweeps import launch
 
     return launch.train(argv)
 
 
 def _sweep(argv: list[str]) -> int:
-    from mfrun import launch
+    from mfrun.sweeps import launch
 
     return launch.sweep(argv)
 
@@ -117,31 +117,31 @@ def _statics(argv: list[str]) -> int:
 
 
 def _check(argv: list[str]) -> int:
-    from mfrun.study import check
+    from mfrun.study import coordinate_check
 
-    return check.main(argv)
+    return coordinate_check.main(argv)
 
 
 def _status(argv: list[str]) -> int:
-    from mfrun.study import status
+    from mfrun.runs import status
 
     return status.main(argv)
 
 
 def _data(argv: list[str]) -> int:
-    from mfrun import data
+    from mfrun.study import data
 
     return data.main(argv)
 
 
 def _completion(argv: list[str]) -> int:
-    from mfrun import completion
+    from mfrun.shell import completion
 
     return completion.main(argv)
 
 
 def _complete(argv: list[str]) -> int:
-    from mfrun import completion
+    from mfrun.shell import completion
 
     return completion.complete(argv, COMMANDS)
 

@@ -19,9 +19,10 @@ from mfrun.registry import reason, suggest
 
 
 @dataclass
-class InitConfig:
-    """Section 4.2.1, see ``conf/init/``."""
+class IIDConfig:
+    """Types of the keys of ``conf/init/normal.yaml``, so that 3 and 3.0 name one value and one folder of a sweep."""
 
+    name: str = "iid"
     law: str = "normal"
     tau1: float = 1.4142135623730951
     mu2: float = 1.0
@@ -57,8 +58,8 @@ class Config:
     activation: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
-    init: InitConfig = field(default_factory=InitConfig)
     # A run from before there was a choice had these.
+    init: dict[str, Any] = field(default_factory=lambda: {"name": "iid"})
     scaling: dict[str, Any] = field(default_factory=lambda: {"name": "mean_field"})
     neuron: dict[str, Any] = field(default_factory=lambda: {"name": "bias"})
     operation: dict[str, Any] = field(default_factory=lambda: {"name": "product"})
@@ -87,8 +88,8 @@ class Config:
     resume: bool = False
 
 
-# How a run is carried out, not what it computes: these may differ when it is resumed.
-CIRCUMSTANCES = (
+# Keys that say how a run is carried out, not what it computes: these may differ when it is resumed.
+EXECUTION = (
     "widths",
     "budget",
     "device",
@@ -113,6 +114,7 @@ def store_schema() -> None:
     """Make the schema known to Hydra; ``conf/config.yaml`` starts from it."""
     OmegaConf.register_new_resolver("depth_of", _depth_of, replace=True)
     ConfigStore.instance().store(name="mfrun_schema", node=Config)
+    ConfigStore.instance().store(group="schema", name="iid", node=IIDConfig)
 
 
 def _depth_of(layers: object) -> int:
@@ -147,17 +149,18 @@ def width_label(width: float) -> str:
     return "inf" if math.isinf(width) else str(int(width))
 
 
-def check(node: DictConfig) -> Config:
+def validated(node: DictConfig) -> Config:
     """The typed configuration of one run.
 
     Raises:
         ConfigError: a value that makes no sense whatever the data are.
     """
-    for prefix, schema in {"": Config, "init": InitConfig, "seed": SeedConfig, "evaluation": EvaluationConfig}.items():
+    for prefix, schema in {"": Config, "seed": SeedConfig, "evaluation": EvaluationConfig}.items():
         given = OmegaConf.select(node, prefix) if prefix else node
         _compare_keys(given, [f.name for f in fields(schema)], f"{prefix}." if prefix else "")
     try:
-        cfg = OmegaConf.to_object(node)
+        # Nodes of components become plain mappings, whatever types their YAML files gave them.
+        cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(node)))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error.full_key or "config"), "?", reason(error)) from error
     assert isinstance(cfg, Config)
@@ -171,13 +174,6 @@ def check(node: DictConfig) -> Config:
         if value < least:
             note = " (layers are counted as the paper does, L hidden ones and the output)" if key == "depth" else ""
             raise ConfigError(key, value, f"must be at least {least}{note}")
-    for key in ("tau1", "tau2", "tau3"):
-        value = getattr(cfg.init, key)
-        if not 0 <= value < math.inf:
-            raise ConfigError(f"init.{key}", value, "a standard deviation is a finite number >= 0")
-    for key in ("mu2", "mu3"):
-        if not math.isfinite(getattr(cfg.init, key)):
-            raise ConfigError(f"init.{key}", getattr(cfg.init, key), "must be a finite number")
     if not 0 < cfg.alpha < math.inf:
         raise ConfigError("alpha", cfg.alpha, "a learning rate is a finite number > 0")
     if not 0 < cfg.budget <= 1:
@@ -209,7 +205,7 @@ def content(node: DictConfig) -> dict[str, Any]:
     """The keys that decide what a run computes, as plain values: two runs with equal content have equal curves."""
     plain = OmegaConf.to_container(node, resolve=True)
     assert isinstance(plain, dict)
-    kept = {str(k): v for k, v in plain.items() if k not in CIRCUMSTANCES}
+    kept = {str(k): v for k, v in plain.items() if k not in EXECUTION}
     # The steps themselves, so that budget=1 on resume goes on to the full length.
     kept["steps"] = _budgeted(plain["steps"], plain["budget"])
     width = parse_width(kept["width"])

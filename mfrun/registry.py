@@ -1,4 +1,4 @@
-"""Named components: a new activation, loss, schedule, law or data set is one class here and one YAML file in ``conf/``.
+"""Named components: a new activation, loss, schedule or data set is one class in its own module and one YAML file.
 
 A component is a dataclass whose fields are its configuration keys; the registry checks a configuration node against
 the fields (unknown keys, types) and the class's ``__post_init__`` checks the values. A name with a colon,
@@ -27,15 +27,16 @@ _distrusted: set[str] = set()
 _HOMES: dict[str, tuple[str, ...]] = {
     "dataset": ("mfrun.problems.datasets", "mfrun.problems.features"),
     "loss": ("mfrun.problems.losses",),
-    "test_function": ("mfrun.problems.test_functions",),
-    "architecture": ("mfrun.networks.build",),
+    "test_function": ("mfrun.problems.observables",),
+    "architecture": ("mfrun.networks.fully_connected", "mfrun.networks.cnn"),
     "activation": ("mfrun.networks.activations",),
     "neuron": ("mfrun.networks.neurons",),
     "operation": ("mfrun.networks.operations",),
+    "init": ("mfrun.networks.init",),
     "law": ("mfrun.networks.laws",),
     "scaling": ("mfrun.networks.scaling",),
     "schedule": ("mfrun.dynamics.schedules",),
-    "logger": ("mfrun.loggers",),
+    "logger": ("mfrun.runs.loggers", "mfrun.study.tensorboard"),
 }
 
 _WORDS = {

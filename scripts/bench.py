@@ -21,7 +21,6 @@ Every contestant is first checked to make the same update. Reports medians in ms
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import time
@@ -36,15 +35,16 @@ import torch
 from contestants import JaxScan, Plain, bandwidth, floor, plain_step
 
 from mfrun.networks.activations import ReLU
-from mfrun.networks.build import DenseArchitecture, Init, build
+from mfrun.networks.architecture import Blueprint
 from mfrun.networks.dense import Dense
-from mfrun.networks.laws import Normal
+from mfrun.networks.fully_connected import DenseArchitecture
+from mfrun.networks.init import IID
 from mfrun.networks.products import arrange
 from mfrun.problems.losses import CrossEntropy
 
 B, CLASSES, ALPHA = 100, 10, 0.01
 SHAPES = ((32, 4), (784, 3), (3072, 3))
-INIT = Init(Normal(), math.sqrt(2), 1.0, 0.1, 0.0, 0.0)
+INIT = IID()
 RATIOS = (
     ("ours", "floor"),
     ("plain", "ours"),
@@ -92,7 +92,7 @@ def measure(d: int, L: int, n: int, rounds: int, compiled: bool, copy: float) ->
     setting = torch.backends.mkldnn.matmul.fp32_precision
 
     def network(replicates: int) -> Dense:
-        net = build(DenseArchitecture(), ReLU(), INIT, width=n, depth=L + 1, d=d, n_out=CLASSES, replicates=replicates)
+        net = DenseArchitecture().draw(Blueprint(ReLU(), INIT, n, L + 1, d, CLASSES, replicates=replicates))
         net.products = products
         return net
 

@@ -28,15 +28,15 @@ from torch import Tensor, nn
 
 from mfrun.config import conf_dir
 from mfrun.networks.activations import ReLU
-from mfrun.networks.build import Init
-from mfrun.networks.cnn import ConvArchitecture, build_conv
+from mfrun.networks.architecture import Blueprint
+from mfrun.networks.cnn import ConvArchitecture
 from mfrun.networks.conv import Conv
-from mfrun.networks.laws import Normal
+from mfrun.networks.init import IID
 from mfrun.problems.losses import CrossEntropy
 from mfrun.registry import create
 
 B, CLASSES, ALPHA, IMAGE = 100, 10, 0.08, (32, 32, 3)
-INIT = Init(Normal(), math.sqrt(2), 1.0, math.sqrt(0.1), 0.0, 0.0)
+INIT = IID(tau2=math.sqrt(0.1))
 
 
 def main() -> None:
@@ -110,7 +110,9 @@ def measure(n: int, rounds: int) -> dict[str, float]:
     """Median ms of every contestant at width n."""
     torch.manual_seed(0)
     x, y = torch.rand(B, math.prod(IMAGE)) * 2 - 1, torch.randint(0, CLASSES, (B,))
-    net = build_conv(table_1(), ReLU(), INIT, width=n, image=IMAGE, n_out=CLASSES)
+    architecture = table_1()
+    depth = len(architecture.layers) + 1
+    net = architecture.draw(Blueprint(ReLU(), INIT, n, depth, math.prod(IMAGE), CLASSES, image=IMAGE))
     start = [w[0].clone() for w in net.W]
     plain = {name: Plain(net, getattr(torch, f)) for name, f in PLAIN.items()}
     contestants: dict[str, Step] = {"ours": ours(net, x, y)}

@@ -20,9 +20,10 @@ import torch
 
 from mfrun.dynamics.schedules import Constant
 from mfrun.networks.activations import ReLU
-from mfrun.networks.build import DenseArchitecture, Init, build
-from mfrun.networks.dense import Workspace
-from mfrun.networks.laws import Normal
+from mfrun.networks.architecture import Blueprint
+from mfrun.networks.dense import DenseWorkspace
+from mfrun.networks.fully_connected import DenseArchitecture
+from mfrun.networks.init import IID
 from mfrun.networks.particles import Particles
 from mfrun.problems.datasets import IsotropicGaussians
 from mfrun.problems.losses import Squared
@@ -51,12 +52,11 @@ def main() -> None:
 
 def measure(d: int, L: int, particles: int, rounds: int) -> list[float]:
     """Median seconds of the four contestants."""
-    init = Init(Normal(), math.sqrt(2), 1.0, 0.1, 0.0, 0.0)
     settings = Particles(first=particles)
-    net = build(DenseArchitecture(), ReLU(), init, width=math.inf, depth=L + 1, d=d, n_out=1, particles=settings)
+    net = DenseArchitecture().draw(Blueprint(ReLU(), IID(), math.inf, L + 1, d, 1, particles=settings))
     stream = IsotropicGaussians(d=d).load(torch.float32, torch.device("cpu")).stream(0, B, "iid")
     rates = [r / B for r in Constant().rates(0, 1, alpha=1e-5, steps=1, layers=L + 1)[0]]
-    loss, ws = Squared(), Workspace(net, B)
+    loss, ws = Squared(), DenseWorkspace(net, B)
     x, y = stream.batch(0)
     step = 0
 

@@ -32,9 +32,9 @@ from hydra import compose, initialize_config_dir
 
 from mfrun import config
 from mfrun.dynamics.evaluate import Evaluator, grid
+from mfrun.dynamics.experiment import Experiment, assemble
 from mfrun.dynamics.steps import Eager
-from mfrun.experiment import Experiment, assemble
-from mfrun.local import cores
+from mfrun.sweeps.side_by_side import cores
 
 LONG = 100_000
 SHORT = """
@@ -98,7 +98,7 @@ def experiment(argv: list[str]) -> Experiment:
     """What ``mfrun train ARGV`` sets up."""
     config.store_schema()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return assemble(config.check(compose("config", overrides=argv)))
+        return assemble(config.validated(compose("config", overrides=argv)))
 
 
 def evaluation(data: list[str]) -> list[dict[str, object]]:
@@ -143,7 +143,7 @@ def memory(data: list[str]) -> list[dict[str, object]]:
     held = sum(x.nbytes + y.nbytes for x, y in e.problem.data.values())  # type: ignore[attr-defined]
     # A training batch has h, a and D, a chunk of an evaluation h and a.
     activations = 4 * (3 * 2400 * (3 * 100 + 2 * 1000) + e.problem.d * 1100)
-    imports = "import torch, mfrun.launch, mfrun.dynamics.train, resource;"
+    imports = "import torch, mfrun.sweeps.launch, mfrun.dynamics.train, resource;"
     if data[0] == "dataset=cifar10":
         imports += "import torchvision;"
     told = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"

@@ -21,11 +21,11 @@ import pandas as pd
 
 from mfrun.config import conf_dir
 from mfrun.errors import UserError
-from mfrun.run import SWEEP, find_runs, load_yaml, read_sweep
+from mfrun.runs.directory import SWEEP, find_runs, load_yaml, read_sweep
+from mfrun.runs.status import duration
 from mfrun.study import plot
 from mfrun.study.convergence import Fit, rms, study
 from mfrun.study.curves import Curve, default_metrics, describe, is_limit, load
-from mfrun.study.status import duration
 
 NOT_RUN = "not run"
 HEAD = """\

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mfrun.launch import sweep
-from mfrun.run import RunDirectory, find_runs
+from mfrun.runs.directory import RunDirectory, find_runs
+from mfrun.sweeps.launch import sweep
 
 
 def main() -> None:

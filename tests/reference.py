@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mfrun.networks.activations import Activation
+from mfrun.networks.architecture import Architecture, Blueprint
+from mfrun.networks.init import IID, InitialLaw
+from mfrun.networks.laws import Law
 from mfrun.problems.tasks import Task
+from mfrun.registry import find
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -123,3 +130,21 @@ def forward(W: list[Tensor], b: list[Tensor] | None, activation: str, x: Tensor)
             h = h + b[l]
         a = ACTIVATIONS[activation](h)
     return h
+
+
+def Init(law: Law, tau1: float, mu2: float, tau2: float, mu3: float, tau3: float) -> IID:
+    """The i.i.d. initial law with a law of entries that is an object."""
+    name = next(name for name in ("normal", "uniform", "rademacher") if find("law", name, "law") is type(law))
+    return IID(name, tau1, mu2, tau2, mu3, tau3)
+
+
+def build(architecture: Architecture, activation: Activation, init: InitialLaw, **keys: Any) -> Any:
+    """A network at step 0; None stands for a component's default."""
+    given = {key: value for key, value in keys.items() if value is not None}
+    return architecture.draw(Blueprint(activation, init, **given))
+
+
+def build_conv(architecture: Architecture, activation: Activation, init: InitialLaw, **keys: Any) -> Any:
+    """The same for images, whose architecture knows its depth."""
+    depth = len(architecture.layers) + 1
+    return build(architecture, activation, init, depth=depth, d=math.prod(keys["image"]), **keys)

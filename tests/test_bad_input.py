@@ -29,7 +29,7 @@ LINES = [
     ("train ~seed.init", "^mfrun: ~seed.init: "),
     ("train ~activation", "activation.name=.*: names the activation"),
     ("train init.tau4=1", "init.tau4=1: unknown key; keys here are law, tau1, "),
-    ("train +init.tau4=1", "init.tau4=1: unknown key; did you mean tau"),
+    ("train +init.tau4=1", "init.tau4=1: unknown key; .*did you mean tau"),
     ("train seed.foo=3", "seed.foo=3: unknown key; keys here are init, data, eval"),
     ("train dataset.foo=1", "dataset.foo=1: unknown key; keys here are d, delta"),
     ("train +dataset.foo=1", "dataset.foo=1: unknown key; keys here are d, delta"),

@@ -15,12 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import LOSSES, forward
 
-from mfrun import commandline, config
+from mfrun import config
 from mfrun.cli import _run
+from mfrun.dynamics.experiment import assemble
 from mfrun.errors import UserError
-from mfrun.experiment import assemble
 from mfrun.seeds import generator
-from mfrun.study.check import DEFAULTS, FINE, TOLERANCE, assemble_widths, judge, measure, table, text, verdict_of
+from mfrun.shell import commandline
+from mfrun.study.coordinate_check import (
+    DEFAULTS,
+    FINE,
+    TOLERANCE,
+    assemble_widths,
+    judge,
+    measure,
+    table,
+    text,
+    verdict_of,
+)
 from mfrun.study.power_law import power_law
 
 WIDTHS = [64, 128, 256, 512]
@@ -45,7 +56,7 @@ def test_sizes_and_changes_are_those_of_plain_pytorch(architecture: str, train: 
     """RMS of every array of the networks of the paper, by reference forward pass, autograd and the widths' factors."""
     keys = ["width=5", "depth=3", "steps=3", "replicates=2", "dataset.d=3", "batch=7", "alpha=0.2", "activation=tanh"]
     keys += ["dtype=float64", "init.tau3=0.5", "schedule=power", "schedule.p=0.5", architecture]
-    experiment = assemble(config.check(commandline.compose(keys, [])))
+    experiment = assemble(config.validated(commandline.compose(keys, [])))
     got = pd.DataFrame(measure(experiment, train)).set_index(["step", "layer", "quantity"])
 
     network = experiment.network()

@@ -20,9 +20,10 @@ import pytest
 from test_cli import curves, folder  # noqa: F401
 
 from mfrun import config
-from mfrun.commandline import compose
+from mfrun.dynamics.experiment import assemble
 from mfrun.dynamics.train import train
-from mfrun.run import RunDirectory
+from mfrun.runs.directory import RunDirectory
+from mfrun.shell.commandline import compose
 
 # Evaluated at steps 0, 1, 10, 100 and 260; a state is saved at 256, too, where a block of samples ends.
 SMALLEST = ["width=2", "depth=2", "dataset.d=2", "batch=2", "evaluation.samples=5", "evaluation.points_per_decade=1",
@@ -34,11 +35,12 @@ class Run:
 
     def __init__(self) -> None:
         node = compose(SMALLEST, [])
-        self.cfg, self.content = config.check(node), config.content(node)
+        self.experiment, self.content = assemble(config.validated(node)), config.content(node)
 
     def train(self, path: str) -> None:
         """From the start, or from where the folder stands."""
-        train(replace(self.cfg, resume=True), self.content, RunDirectory(path))
+        cfg = replace(self.experiment.cfg, resume=True)
+        train(replace(self.experiment, cfg=cfg), self.content, RunDirectory(path))
 
 
 @pytest.fixture

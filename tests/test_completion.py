@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mfrun import completion
 from mfrun.cli import COMMANDS
+from mfrun.shell import completion
 
 BIN = Path(sys.executable).parent
 

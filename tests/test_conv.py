@@ -18,15 +18,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from reference import ACTIVATIONS, LOSSES, labels
+from reference import ACTIVATIONS, LOSSES, Init, build_conv, labels
 from torch import Tensor
 
 from mfrun import cli
 from mfrun.config import conf_dir
 from mfrun.errors import ConfigError
 from mfrun.networks.activations import Linear, ReLU, Tanh
-from mfrun.networks.build import Init
-from mfrun.networks.cnn import ConvArchitecture, build_conv
+from mfrun.networks.cnn import ConvArchitecture
 from mfrun.networks.conv import SLICE, Conv, Convolution
 from mfrun.networks.laws import Normal
 from mfrun.networks.measures import Measure

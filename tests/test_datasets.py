@@ -11,8 +11,8 @@ from formats import images, write_arrays, write_cifar10, write_idx, write_mnist
 from torchvision import datasets as tv
 
 from mfrun.config import Config
+from mfrun.dynamics.experiment import load_problem
 from mfrun.errors import ConfigError, UserError
-from mfrun.experiment import load_problem
 from mfrun.problems.problem import FiniteProblem
 from mfrun.problems.tasks import Task
 

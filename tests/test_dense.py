@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import ACTIVATIONS, LOSSES, forward, labels
+from reference import ACTIVATIONS, LOSSES, Init, build, forward, labels
 
 from mfrun.dynamics.schedules import Constant, Power
 from mfrun.dynamics.steps import Counted, Eager
 from mfrun.networks import activations
-from mfrun.networks.build import DenseArchitecture, Init, build
-from mfrun.networks.dense import Dense, Workspace
+from mfrun.networks.dense import Dense, DenseWorkspace
+from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Normal
 from mfrun.networks.measures import Measure
 from mfrun.networks.particles import Particles
@@ -93,7 +93,7 @@ def test_a_step_is_autograd_times_the_widths(
         total = total + LOSSES[name](y[s] if stack else y, yhat).mean()
     total.backward()
 
-    ws = Workspace(network, batch)
+    ws = DenseWorkspace(network, batch)
     yhat = network.forward(x, ws)
     torch.testing.assert_close(yhat.reshape(replicates, n_out, batch), torch.stack(outputs), **EXACT)
     loss = find("loss", name, "loss")()
@@ -120,7 +120,7 @@ def test_three_layers_by_the_equations_of_section_2():
     n2, n1 = W2.shape
     assert (n1, n2) == (4, 6)
     rng = np.random.default_rng(0)
-    ws, moved = Workspace(network, 1), 0.0
+    ws, moved = DenseWorkspace(network, 1), 0.0
     for _ in range(20):
         x, y = rng.standard_normal(d), rng.standard_normal()
         h1 = W1 @ x  # (7)
@@ -179,7 +179,7 @@ def test_a_neuron_can_be_split_into_copies(widths, stack, scale, activation, pla
     sigma = find("activation", activation, "")()
     one = Dense(W, b, [Measure(scale, q / scale) for q in p], sigma)
     two = Dense(W2, b2, [Measure(scale, q / scale) for q in p2], sigma)
-    ws1, ws2 = Workspace(one, batch), Workspace(two, batch)
+    ws1, ws2 = DenseWorkspace(one, batch), DenseWorkspace(two, batch)
     start = W[l].clone()
     for _ in range(30):
         x, y = randn(batch, d), randn(n_out, batch)

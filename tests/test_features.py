@@ -24,8 +24,8 @@ from torch.nn.functional import interpolate
 
 from mfrun import cli
 from mfrun.config import Config
+from mfrun.dynamics.experiment import load_problem
 from mfrun.errors import ConfigError, UserError
-from mfrun.experiment import load_problem
 from mfrun.problems.chunks import ROWS, Chunk, ChunkedArrays
 from mfrun.problems.features import VGG16Features, features, read_vgg16
 from mfrun.problems.problem import FiniteProblem

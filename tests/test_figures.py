@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from torchvision import datasets as tv
 
 from mfrun.cli import _run
-from mfrun.commandline import compose, hydra_settings
 from mfrun.config import conf_dir, content
-from mfrun.run import RunDirectory, read_sweep, write_sweep
+from mfrun.runs.directory import RunDirectory, read_sweep, write_sweep
+from mfrun.shell.commandline import compose, hydra_settings
 from mfrun.study.curves import load
 
 
@@ -91,7 +91,7 @@ def test_presets_are_the_captions(name: str) -> None:
     assert plain["schedule"]["warmup"] == 0
     assert plain["schedule"]["multipliers"] == []
     init = dict(plain["init"])
-    assert init.pop("law") == "normal"
+    assert (init.pop("name"), init.pop("law")) == ("iid", "normal")
     assert init == pytest.approx({"tau1": math.sqrt(2), "mu2": 1, "tau2": caption.tau2[0], "mu3": 0, "tau3": 0})
     assert swept == ({"init.tau2": caption.tau2} if len(caption.tau2) > 1 else {})
     assert plain["batch"] == 100

@@ -71,14 +71,15 @@ def test_an_unknown_launcher(capfd: pytest.CaptureFixture[str]) -> None:
 # A launcher's process: a handler like submitit's is in place before the job is called, here by Hydra's own launcher.
 JOB = """\
 import signal, sys
-from mfrun import launch
+from mfrun.shell import hydra
+from mfrun.sweeps.launch import train_job
 
 def requeue(number, frame):
     print("requeued by", signal.Signals(number).name, flush=True)
     sys.exit(7)
 
 signal.signal(signal.SIGUSR2, requeue)
-launch._hydra("sweep", [*sys.argv[1:], "hydra.sweep.subdir='width=${width}'", "--multirun"])
+hydra.run("sweep", train_job, [*sys.argv[1:], "hydra.sweep.subdir='width=${width}'", "--multirun"])
 """
 
 

@@ -14,12 +14,13 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from reference import Init, build
 from torch import Tensor
 
 from mfrun.dynamics.evaluate import over_sets
 from mfrun.networks.activations import Activation, ReLU, Tanh
-from mfrun.networks.build import DenseArchitecture, Init, build
-from mfrun.networks.dense import Dense, Workspace
+from mfrun.networks.dense import Dense, DenseWorkspace
+from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Law, Normal, Rademacher, Uniform
 from mfrun.networks.measures import Measure
 from mfrun.networks.particles import METHODS, Particles
@@ -49,7 +50,7 @@ def data(steps: int, batch: int, d: int, seed: int) -> list[tuple[Tensor, Tensor
 
 def descend(network: Dense, batches: list[tuple[Tensor, Tensor]], alpha: float) -> list[Tensor]:
     """SGD on the squared loss; yhat before each step."""
-    ws, outputs = Workspace(network, len(batches[0][0])), []
+    ws, outputs = DenseWorkspace(network, len(batches[0][0])), []
     for x, y in batches:
         yhat = network.forward(x, ws)
         outputs.append(yhat.clone())
@@ -63,7 +64,7 @@ def full(shape: tuple[int, ...], value: float) -> Tensor:
 
 def predict(network: Dense, x: Tensor) -> Tensor:
     """(S, B), for one output."""
-    yhat = network.forward(x, Workspace(network, len(x), backward=False))
+    yhat = network.forward(x, DenseWorkspace(network, len(x), backward=False))
     return yhat.view(network.replicates, -1).clone()
 
 
@@ -265,7 +266,7 @@ def test_two_layers_by_equation_5(biases):
     together = np.column_stack([w, beta, *([bias] if biases else [])])
     assert np.abs(np.corrcoef(together.T) - np.eye(together.shape[1])).max() < 0.4
 
-    rng, ws, change = np.random.default_rng(0), Workspace(network, B), 0.0
+    rng, ws, change = np.random.default_rng(0), DenseWorkspace(network, B), 0.0
     for _ in range(20):
         x, y = rng.standard_normal((B, d)), rng.standard_normal((n_out, B))
         yhat = network.forward(torch.from_numpy(x), ws)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import TINY, curves, folder, here, mfrun, start, status, steps_logged, wait_until  # noqa: F401
 
-from mfrun.local import Job, makespan, schedule
+from mfrun.sweeps.side_by_side import Job, makespan, schedule
 
 JOBS = st.lists(st.tuples(st.integers(1, 10**5), st.floats(1e4, 1e10)), min_size=1, max_size=8)
 

@@ -138,7 +138,7 @@ OWN = '''
 from dataclasses import dataclass
 from pathlib import Path
 import json
-from mfrun.loggers import Logger
+from mfrun.runs.loggers import Logger
 
 @dataclass
 class Lines(Logger):

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import Init, build
 from torch import Tensor
 
 from mfrun import cli
 from mfrun.networks.activations import Activation, ReLU, Sigmoid, Tanh
-from mfrun.networks.build import DenseArchitecture, Init, build
+from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Normal
 from mfrun.networks.neurons import Affine, Bias, Gain, Gate, Neuron, Slope, Steepness
 from mfrun.networks.operations import OfProduct, OfSum, Pointwise

@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import NEURONS, OPERATIONS, general_forward
+from reference import NEURONS, OPERATIONS, Init, build, general_forward
 from torch import Tensor
 
 from mfrun.networks import neurons, operations
 from mfrun.networks.activations import Linear, Tanh
-from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.dense import Dense
+from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Normal, Rademacher
 from mfrun.networks.measures import Measure
 from mfrun.networks.neurons import Gain, Neuron

@@ -12,12 +12,14 @@ from formats import write_arrays
 from hydra import compose, initialize_config_dir
 from test_cli import ARRAYS, LIMIT, TINY, folder, here, mfrun, rows  # noqa: F401
 
-from mfrun import completion, config, estimate, local
+from mfrun import config
 from mfrun.cli import COMMANDS
 from mfrun.dynamics.evaluate import grid
-from mfrun.estimate import Memory, Pace, Planned, measure_memory, measure_pace, smaller
-from mfrun.experiment import Experiment, assemble
-from mfrun.plan import Cluster, Plan
+from mfrun.dynamics.experiment import Experiment, assemble
+from mfrun.shell import completion
+from mfrun.sweeps import estimate, side_by_side
+from mfrun.sweeps.estimate import Memory, Pace, Planned, measure_memory, measure_pace, smaller
+from mfrun.sweeps.plan import Cluster, Plan
 
 SWEEP = [*TINY[2:], "threads=1", "widths=[3,5]", "steps=40"]
 FLOAT, DOUBLE = 4, 8
@@ -26,20 +28,20 @@ FLOAT, DOUBLE = 4, 8
 def experiment(*argv: str) -> Experiment:
     config.store_schema()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return assemble(config.check(compose("config", overrides=list(argv))))
+        return assemble(config.validated(compose("config", overrides=list(argv))))
 
 
 def planned(label: str = "", **numbers: float) -> Planned:
     """A run with numbers that are given, not measured."""
     steps, flops = int(numbers.get("steps", 100)), numbers.get("flops", 1e6)
-    one = Planned(local.Job(lambda threads: True, label, steps, flops), experiment("width=4", f"steps={steps}"))
+    one = Planned(side_by_side.Job(lambda threads: True, label, steps, flops), experiment("width=4", f"steps={steps}"))
     one.memory = Memory(*(int(numbers.get(k, 1)) for k in ("weights", "start", "training")))
     one.pace = Pace(one.job.flops, numbers.get("step", 1e-3), numbers.get("sample", 0.0), 0.0)
     return one
 
 
 def plan_of(runs: list[Planned], monkeypatch: pytest.MonkeyPatch, **keys: object) -> Plan:
-    monkeypatch.setattr("mfrun.plan.measure", lambda runs: 0.0)
+    monkeypatch.setattr("mfrun.sweeps.plan.measure", lambda runs: 0.0)
     return Plan(runs, Path("s"), **{"threads": 2, **keys})  # type: ignore[arg-type]
 
 
@@ -108,7 +110,7 @@ def test_memory_counts_what_lives_and_not_what_lived() -> None:
     ],
 )
 def test_everything_that_trains_can_be_planned(words: list[str]) -> None:
-    run = Planned(local.Job(lambda threads: True, "", 10, 1e6), experiment(*TINY, "steps=10", *words))
+    run = Planned(side_by_side.Job(lambda threads: True, "", 10, 1e6), experiment(*TINY, "steps=10", *words))
     assert estimate.measure([run]) > 0
     assert run.memory.weights > 0
     assert run.memory.training > run.memory.weights
@@ -139,8 +141,8 @@ def test_times_are_the_measured_ones_scaled_by_size_and_steps() -> None:
     run = planned(steps=1000, step=2e-3)
     evaluations = len(grid(1000, 10)) * (estimate.SAVE + 1 / estimate.SAVING)
     assert run.seconds() == pytest.approx(1000 * 2e-3 + evaluations, rel=1e-6)
-    small = local.Job(lambda threads: True, "", 1, 1e5)
-    ratio = (local.OVERHEAD + 1e6 / local.SPEED) / (local.OVERHEAD + 1e5 / local.SPEED)
+    small = side_by_side.Job(lambda threads: True, "", 1, 1e5)
+    ratio = (side_by_side.OVERHEAD + 1e6 / side_by_side.SPEED) / (side_by_side.OVERHEAD + 1e5 / side_by_side.SPEED)
     run.pace = Pace(small.flops, 2e-3, 1e-6, 0.0)
     samples = len(grid(1000, 10)) * 10_000 * 1e-6 * ratio
     assert run.seconds() == pytest.approx(1000 * 2e-3 * ratio + samples + evaluations, rel=1e-6)
@@ -148,7 +150,7 @@ def test_times_are_the_measured_ones_scaled_by_size_and_steps() -> None:
 
 def test_a_resumed_run_has_its_last_steps_and_evaluations_to_do() -> None:
     run = planned(steps=1000)
-    run.job = local.Job(lambda threads: True, "", 400, 1e6)
+    run.job = side_by_side.Job(lambda threads: True, "", 400, 1e6)
     assert run.evaluations == [k for k in grid(1000, 10) if k > 600]
     assert planned(steps=1000).evaluations == grid(1000, 10)
 
@@ -167,13 +169,13 @@ def test_order_and_total_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPat
     sizes = {"a": (1000, 1e6), "b": (1000, 1e10), "c": (3000, 1e6), "d": (500, 5e6)}
     runs = [planned(k, steps=s, flops=f, step=1e-3) for k, (s, f) in sizes.items()]
     plan = plan_of(runs, monkeypatch)
-    wide, narrow = local.schedule([run.job for run in runs], 2)
+    wide, narrow = side_by_side.schedule([run.job for run in runs], 2)
     assert [p.run.job for p in plan.placed] == [*wide, *narrow]
     assert [job.label for job in wide] == ["b"]
     assert [p.where for p in plan.placed] == ["all 2 cores"] + 3 * ["one core"]
     by_label = {run.job.label: run for run in runs}
-    side_by_side = local.makespan([by_label[job.label].seconds() for job in narrow], 2)
-    assert plan.seconds == pytest.approx(by_label["b"].seconds(2) + side_by_side)
+    beside = side_by_side.makespan([by_label[job.label].seconds() for job in narrow], 2)
+    assert plan.seconds == pytest.approx(by_label["b"].seconds(2) + beside)
     assert by_label["b"].seconds(2) < by_label["b"].seconds(1)
     table = plan.table().splitlines()
     assert [line.split()[0] for line in table[1:]] == [job.label for job in (*wide, *narrow)]
@@ -181,7 +183,7 @@ def test_order_and_total_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPat
 
 def test_memory_at_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs side by side add up, those on all cores do not; the data are counted once."""
-    monkeypatch.setattr("mfrun.plan.PROCESS", 0)
+    monkeypatch.setattr("mfrun.sweeps.plan.PROCESS", 0)
     runs = [planned(start=s, training=t) for s, t in ((10, 1), (1, 20), (30, 3), (5, 5))]
     plan = plan_of(runs, monkeypatch)
     assert {p.cores for p in plan.placed} == {1}
@@ -272,7 +274,7 @@ def test_bad_input(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_sweep_that_does_not_fit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mfrun.plan._machine_memory", lambda: 2**30)
+    monkeypatch.setattr("mfrun.sweeps.plan._machine_memory", lambda: 2**30)
     assert here("sweep", *TINY[2:], "widths=[3,20000]", "dir=s", "--dry-run") == 1
     assert "DOES NOT FIT  memory: " in capfd.readouterr().out
 

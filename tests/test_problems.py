@@ -12,10 +12,10 @@ from reference import LOSSES, labels
 from mfrun.errors import ConfigError
 from mfrun.problems.datasets import IsotropicGaussians
 from mfrun.problems.losses import Huber
+from mfrun.problems.observables import margin, mean, mean_square
 from mfrun.problems.problem import CHUNK, FiniteProblem
 from mfrun.problems.streams import BLOCK, Drawn, Parallel
 from mfrun.problems.tasks import Task
-from mfrun.problems.test_functions import margin, mean, mean_square
 from mfrun.registry import find
 
 CPU = torch.device("cpu")

@@ -14,20 +14,20 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import ACTIVATIONS, LOSSES
+from reference import ACTIVATIONS, LOSSES, Init, build
 from torch import Tensor, nn
 
 from mfrun.cli import _run, main
-from mfrun.experiment import restore
+from mfrun.dynamics.experiment import restore
 from mfrun.networks.activations import Tanh
-from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.dense import Dense
+from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Normal
 from mfrun.networks.measures import Measure
 from mfrun.networks.scaling import NTK, MeanField, Powers, Scaling, Standard
 from mfrun.problems.losses import Squared
 from mfrun.registry import create, find
-from mfrun.run import RunDirectory
+from mfrun.runs.directory import RunDirectory
 
 TINY = ["threads=1", "width=5", "depth=3", "dataset.d=3", "batch=5", "evaluation.samples=50", "steps=3"]
 EXACT = {"rtol": 1e-10, "atol": 1e-12}

@@ -10,15 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import Init, build
 
 from mfrun.cli import _run
-from mfrun.experiment import restore
+from mfrun.dynamics.experiment import restore
 from mfrun.networks.activations import Tanh
-from mfrun.networks.build import DenseArchitecture, Init, build
 from mfrun.networks.dense import Dense
+from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Normal
 from mfrun.networks.particles import Particles
-from mfrun.run import RunDirectory
+from mfrun.runs.directory import RunDirectory
 from mfrun.study.statics import measure
 from mfrun.study.subnetworks import empirical_measure, subnetworks
 

@@ -11,7 +11,7 @@ import pytest
 
 from mfrun.cli import _run
 from mfrun.dynamics.evaluate import grid
-from mfrun.run import RunDirectory
+from mfrun.runs.directory import RunDirectory
 from mfrun.study.convergence import study
 from mfrun.study.curves import load
 

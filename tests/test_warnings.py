@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from test_cli import ARRAYS, TINY, folder, here  # noqa: F401
 from test_figures import CAPTIONS
 
-from mfrun.commandline import compose
-from mfrun.config import check
+from mfrun.config import validated
+from mfrun.dynamics.experiment import assemble
 from mfrun.dynamics.schedules import FLAT, Constant, Cosine, Exponential, Piecewise, Power, Schedule
-from mfrun.experiment import assemble
+from mfrun.dynamics.warnings import warn
 from mfrun.problems.datasets import IsotropicGaussians
-from mfrun.suspect import warn
+from mfrun.shell.commandline import compose
 
 # (words of the command line, what is said of the key; "" for nothing). steps * alpha = 100 * 0.1 = 10.
 TEN = ["steps=100", "alpha=0.1"]
@@ -48,7 +48,7 @@ EXPECTED = [
 
 @pytest.mark.parametrize(("words", "line"), EXPECTED, ids=[" ".join(w) or "defaults" for w, _ in EXPECTED])
 def test_rules(words: list[str], line: str, capfd: pytest.CaptureFixture[str]) -> None:
-    warn([assemble(check(compose([*TEN, *words], [])))])
+    warn([assemble(validated(compose([*TEN, *words], [])))])
     err = capfd.readouterr().err
     assert re.fullmatch(f"mfrun: warning: {line}.*\n" if line else "", err), err
 
@@ -63,14 +63,14 @@ def test_rules(words: list[str], line: str, capfd: pytest.CaptureFixture[str]) -
 )
 def test_batches(words: list[str], line: str, capfd: pytest.CaptureFixture[str]) -> None:
     write_arrays(Path("a.npz"))
-    warn([assemble(check(compose([*ARRAYS, *words], [])))])
+    warn([assemble(validated(compose([*ARRAYS, *words], [])))])
     assert capfd.readouterr().err == (f"mfrun: warning: {line}\n" if line else "")
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
 def test_the_presets_are_not_suspect(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """The data aside, which are larger than a batch: Gaussians stand for them."""
-    cfg = check(compose([f"figure={name}", "width=inf"], []))
+    cfg = validated(compose([f"figure={name}", "width=inf"], []))
     if cfg.architecture["name"] == "cnn":
         cfg.architecture = {"name": "dense"}
     cfg.loss = {"name": "squared"}

@@ -13,7 +13,7 @@ from mfrun.dynamics.schedules import Schedule
 from mfrun.networks.network import Network
 from mfrun.problems.losses import Loss
 from mfrun.problems.streams import BLOCK, Stream
-from mfrun.signals import Signals
+from mfrun.runs.signals import Signals
 
 
 class Steps(ABC):

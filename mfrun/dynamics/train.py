@@ -9,42 +9,40 @@ from typing import Any
 import torch
 
 from mfrun import __version__
-from mfrun.config import CIRCUMSTANCES, Config, flatten, width_label
+from mfrun.config import EXECUTION, Config, flatten, width_label
 from mfrun.dynamics.evaluate import Evaluator, grid, kept_steps, over_sets
+from mfrun.dynamics.experiment import Experiment
 from mfrun.dynamics.steps import Eager, Graphed, Steps
 from mfrun.errors import ConfigError, Interrupted, UserError
-from mfrun.experiment import Experiment, assemble
-from mfrun.loggers import Tolerated
 from mfrun.networks.network import Network
-from mfrun.problems.problem import Problem
 from mfrun.problems.streams import BLOCK
-from mfrun.progress import Progress, say
-from mfrun.run import RunDirectory
-from mfrun.signals import Signals
+from mfrun.runs.directory import RunDirectory
+from mfrun.runs.loggers import Tolerated
+from mfrun.runs.progress import Progress, say
+from mfrun.runs.signals import Signals
 
 
 def train(
-    cfg: Config, content: dict[str, Any], run: RunDirectory, problem: Problem | None = None, label: str | None = None
+    experiment: Experiment, content: dict[str, Any], run: RunDirectory, label: str | None = None
 ) -> dict[str, Any]:
-    """Train one configuration to its end, from the start or from where the run directory stands.
+    """Train one experiment to its end, from the start or from where the run directory stands.
 
     Args:
-        cfg: the configuration.
+        experiment: what the run consists of.
         content: the keys that decide what is computed (:func:`mfrun.config.content`); written as config.yaml.
         run: where everything goes.
-        problem: the data, where they are loaded already.
         label: names the run in progress bars and logs; its width by default.
 
     Returns:
         The run's final status.
 
     Raises:
-        UserError: bad configuration or data; the folder is in use, or holds another run.
+        UserError: the folder is in use, or holds another run.
         Interrupted: SIGINT or SIGTERM; the state has been saved.
     """
+    cfg = experiment.cfg
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    experiment = assemble(cfg, problem)
     begun = run.exists()
     if begun and not cfg.resume:
         raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
@@ -227,14 +225,15 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
     from omegaconf import OmegaConf
 
     saved = OmegaConf.to_container(run.config())
-    assert isinstance(saved, dict)
     # A key that is younger than the run had its default's value then.
-    defaults = OmegaConf.to_container(OmegaConf.structured(Config))
-    assert isinstance(defaults, dict)
-    older = {k: defaults[k] for k in content if k not in saved}
-    before, now = flatten({str(k): v for k, v in (older | saved).items()}), flatten(content)
+    older = OmegaConf.to_container(OmegaConf.structured(Config))
+    assert isinstance(saved, dict)
+    assert isinstance(older, dict)
+    now = flatten(content)
+    defaults = {k: v for k, v in flatten({str(k): v for k, v in older.items()}).items() if k in now}
+    before = defaults | flatten({str(k): v for k, v in saved.items()})
     for key in [*now, *(k for k in before if k not in now)]:
-        if key.split(".")[0] in CIRCUMSTANCES or before.get(key) == now.get(key):
+        if key.split(".")[0] in EXECUTION or before.get(key) == now.get(key):
             continue
         if key == "steps" and growing and now[key] > before[key]:
             continue

@@ -31,13 +31,12 @@ from torch import Tensor
 from mfrun.errors import ConfigError
 from mfrun.networks.activations import Activation
 from mfrun.networks.measures import Measure
-from mfrun.networks.network import Network
+from mfrun.networks.network import Image, Network
 from mfrun.networks.products import Products
 
 # Images that go through the layers together where no backward pass follows: bounds the memory of an evaluation.
 SLICE = 100
 
-Image = tuple[int, int, int]
 _conv_backward = torch.ops.aten.convolution_backward
 _max_pool = torch.ops.aten.max_pool2d_with_indices
 _max_pool_backward = torch.ops.aten.max_pool2d_with_indices_backward
@@ -93,9 +92,13 @@ class Convolution:
         """Whether there is a pooling at all."""
         return self.pool > 1 or (self.pool_stride or 1) > 1
 
+    def convolved(self, side: int) -> int:
+        """Side of h_l for an image of that side."""
+        return (side + 2 * self.pad - self.kernel) // self.stride + 1
+
     def size(self, side: int) -> int:
         """Side of the layer's output for an image of that side; below 1 where nothing is left."""
-        side = (side + 2 * self.pad - self.kernel) // self.stride + 1
+        side = self.convolved(side)
         (pool,), (stride,), (padding,) = ([v[0]] for v in self.pooling)
         return (side + 2 * padding - pool) // stride + 1 if side > 0 and self.pools else side
 
@@ -109,7 +112,7 @@ class _Trace(NamedTuple):
     a: Tensor  # z pooled, the input of layer l + 1
 
 
-class Workspace:
+class ConvWorkspace:
     """What one pass through the layers leaves behind.
 
     Attributes:
@@ -137,7 +140,7 @@ class Workspace:
         return [torch.stack([here.a for here in layer]) for layer in zip(*self.traces, strict=True)]
 
 
-class Conv(Network):
+class Conv(Network[ConvWorkspace]):
     """S convolutional networks of one shape.
 
     They run one after the other, which measures as fast as grouped convolutions, and needs the memory of one at a time
@@ -187,10 +190,28 @@ class Conv(Network):
             named |= {f"b{i}": v for i, v in enumerate(self.b, 1)}
         return named
 
-    def workspace(self, batch: int, backward: bool = True) -> Workspace:
-        return Workspace(self, batch, backward)
+    def workspace(self, batch: int, backward: bool = True) -> ConvWorkspace:
+        return ConvWorkspace(self, batch, backward)
 
-    def forward(self, x: Tensor, ws: Workspace) -> Tensor:
+    def workspace_bytes(self, batch: int, backward: bool = True) -> int:
+        """h, sigma(h) and, where layers pool, the maxima and their places (8 bytes each), of one network at a time
+        where no backward pass follows; for the backward pass its signal at the largest layer, twice; and the weights
+        of the largest layer once more, times p / c, and in the backward pass their gradient."""
+        # Layers that end in no pooling hand sigma(h) on as it is.
+        side, numbers, places, largest = self.image[:2], 0, 0, 0
+        for layer, n in zip(self.layers, self.widths, strict=True):
+            before = math.prod(layer.convolved(k) for k in side)
+            side = (layer.size(side[0]), layer.size(side[1]))
+            after = math.prod(side) if layer.pools else 0
+            numbers, places = numbers + n * (2 * before + after), places + n * after
+            largest = max(largest, n * before)
+        samples = batch * self.replicates if backward else min(batch, SLICE)
+        held = numbers + (2 * largest if backward else 0)
+        yhat = self.replicates * self.n_out * batch * self.W[0].itemsize
+        copies = (1 + backward) * max(w[0].nbytes for w in self.W)
+        return samples * (held * self.W[0].itemsize + 8 * places) + yhat + copies
+
+    def forward(self, x: Tensor, ws: ConvWorkspace) -> Tensor:
         B = ws.yhat.shape[2]
         ws.nonpositive.zero_()
         with self._exact():
@@ -204,12 +225,12 @@ class Conv(Network):
                         ws.nonpositive[s] += self._nonpositive(trace, s)
         return ws.yhat if self.replicates > 1 else ws.yhat[0]
 
-    def descend(self, x: Tensor, D: Tensor, rates: list[float], ws: Workspace) -> None:
+    def descend(self, x: Tensor, D: Tensor, rates: list[float], ws: ConvWorkspace) -> None:
         with self._exact():
             for s, D_s in enumerate(D.view(ws.yhat.shape)):
                 self._descend(self._images(x, s), D_s, rates, ws.traces[s], s)
 
-    def nonpositive(self, ws: Workspace) -> list[Tensor]:
+    def nonpositive(self, ws: ConvWorkspace) -> list[Tensor]:
         if ws.backward:
             return list(torch.stack([self._nonpositive(trace, s) for s, trace in enumerate(ws.traces)], 1))
         return list(ws.nonpositive.T)

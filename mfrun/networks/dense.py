@@ -31,18 +31,20 @@ from torch import Tensor
 from mfrun.networks.activations import Activation
 from mfrun.networks.measures import Measure
 from mfrun.networks.network import Network
-from mfrun.networks.neurons import Neuron, Trained
+from mfrun.networks.neurons import Trained
 from mfrun.networks.operations import Connection, Operation, Product
 from mfrun.networks.products import Products
 
 
-class Workspace:
+class DenseWorkspace:
     """Memory for one batch size, and the matrix products that run in it, ready to be called.
 
     Attributes:
         h: L + 1 arrays (S, n_l, B), or (n_l, B) when S = 1; the last one is yhat.
         a: L arrays sigma(h_l).
+        pa: the same times the weights of p_l; where there are none, the very arrays of ``a``.
         D: L + 1 backward signals D_l; empty when made for forward passes only.
+        pD: the same times the weights of p_l.
         up: calls that write h_{l+1} from a_l, given the scale of p_l.
         down: calls that write the bracket of D_l from D_{l+1}, given the scale of p_{l+1}.
         move: calls that add a multiple of D_l a_{l-1}^T (or what the operation has there) to W_l, for l >= 2.
@@ -85,7 +87,7 @@ class Workspace:
             self.shift = [prepare(v, D, ones, v) for v, D in zip(b, self.D, strict=False)]
 
 
-class Dense(Network):
+class Dense(Network[DenseWorkspace]):
     """S dense networks of one shape.
 
     Args:
@@ -94,8 +96,8 @@ class Dense(Network):
         b: the L + 1 bias arrays (S, n_l, 1), or None for a network without biases (Section 2.1).
         p: the L measures of the hidden layers.
         activation: sigma.
-        theta: the L arrays theta_l (S, n_l, q) of another neuron than sigma(h + b), updated in place.
-        neuron: sigma_l(theta, h), where there is a theta.
+        trained: what the L hidden layers have in the place of sigma where their neuron is another one than
+            sigma(h + b): each sigma_l(theta_l, .) with its own theta_l (S, n_l, q), updated in place.
         operation: sigma*(w, a) of W_2 .. W_L; at n = infinity these have Q columns for each neuron below.
         omega: the probabilities (S, Q) of those columns, None where Q = 1.
     """
@@ -107,18 +109,17 @@ class Dense(Network):
         p: list[Measure],
         activation: Activation,
         *,
-        theta: list[Tensor] | None = None,
-        neuron: Neuron | None = None,
+        trained: Sequence[Trained] | None = None,
         operation: Operation | None = None,
         omega: Tensor | None = None,
     ) -> None:
         if len(W) != len(p) + 1 or (b is not None and len(b) != len(W)):
             raise ValueError(f"{len(W)} weight arrays need {len(W) - 1} measures and {len(W)} biases")
-        if (theta is None) != (neuron is None) or (theta is not None and len(theta) != len(p)):
-            raise ValueError(f"a neuron and its {len(p)} arrays theta come together")
+        if trained is not None and len(trained) != len(p):
+            raise ValueError(f"{len(p)} hidden layers need as many neurons with a theta, not {len(trained)}")
         self.W, self.b, self.activation, self.products = W, b, activation, Products()
-        self.neuron, self.operation, self.omega = neuron, operation or Product(), omega
-        self.trained = [] if neuron is None else [Trained(neuron, activation, t) for t in theta or []]
+        self.operation, self.omega = operation or Product(), omega
+        self.trained = list(trained or [])
         # What layer l makes of its pre-activations.
         self.sigma: Sequence[Activation] = self.trained or [activation] * len(p)
         self.p = [Measure.counting(), *p, Measure.counting()]
@@ -145,18 +146,22 @@ class Dense(Network):
             b,
             p,
             self.activation,
-            theta=[sigma.theta[s : s + 1] for sigma in self.trained] if self.neuron else None,
-            neuron=self.neuron,
+            trained=[sigma.member(s) for sigma in self.trained] or None,
             operation=self.operation,
             omega=None if self.omega is None else self.omega[s : s + 1],
         )
         one.products = self.products
         return one
 
-    def workspace(self, batch: int, backward: bool = True) -> Workspace:
-        return Workspace(self, batch, backward)
+    def workspace(self, batch: int, backward: bool = True) -> DenseWorkspace:
+        return DenseWorkspace(self, batch, backward)
 
-    def nonpositive(self, ws: Workspace) -> list[Tensor]:
+    def workspace_bytes(self, batch: int, backward: bool = True) -> int:
+        weighed = sum(k for k, p in zip(self.widths, self.p[1:], strict=False) if p.weights is not None)
+        more = self.replicates * batch * weighed * (1 + backward) * self.W[0].itemsize
+        return super().workspace_bytes(batch, backward) + more
+
+    def nonpositive(self, ws: DenseWorkspace) -> list[Tensor]:
         shares = []
         for l, (n, h) in enumerate(zip(self.widths, ws.h, strict=False)):
             # The comparison writes numbers that sum fast; after a forward pass alone, a_l is free to hold them.
@@ -164,7 +169,7 @@ class Dense(Network):
             shares.append(self.p[l + 1].mean(where.sum(-1).view(self.replicates, n, 1)).squeeze(-1))
         return shares
 
-    def forward(self, x: Tensor, ws: Workspace) -> Tensor:
+    def forward(self, x: Tensor, ws: DenseWorkspace) -> Tensor:
         """Forward pass, Eq. (38).
 
         Args:
@@ -174,14 +179,14 @@ class Dense(Network):
         Returns:
             yhat, (S, n_out, B), or (n_out, B) when S = 1; it lives in ``ws``.
         """
-        self._first(x, ws.h[0])
+        self.first(x, ws.h[0])
         for l, up in enumerate(ws.up):
             self.sigma[l].forward(ws.h[l], out=ws.a[l])
             self.p[l + 1].weigh(ws.a[l], out=ws.pa[l])
             up(self.p[l + 1].scale)
         return ws.h[-1]
 
-    def descend(self, x: Tensor, D: Tensor, rates: list[float], ws: Workspace) -> None:
+    def descend(self, x: Tensor, D: Tensor, rates: list[float], ws: DenseWorkspace) -> None:
         """Scaled backward pass and SGD update (Section 3.1), layer by layer from the top.
 
         Args:
@@ -197,20 +202,20 @@ class Dense(Network):
             # W_{l+1} has told the layer below what it needs; it may move.
             ws.move[l - 1](-rates[l])
             self.sigma[l - 1].backward(ws.D[l - 1], ws.h[l - 1], ws.a[l - 1], out=ws.D[l - 1])
-        self._move_first(x, ws.D[0], -rates[0])
+        self.move_first(x, ws.D[0], -rates[0])
         for shift, rate in zip(ws.shift, rates, strict=False):
             shift(-rate)
         for sigma, rate in zip(self.trained, rates, strict=False):
             sigma.move(-rate)
 
-    def _first(self, x: Tensor, h: Tensor) -> None:
-        """h_1 = W_1 x + b_1."""
+    def first(self, x: Tensor, h: Tensor) -> None:
+        """Write h_1 = W_1 x + b_1 into ``h``."""
         if x.dim() == 3:
             self.products.multiply(h, self.W[0], x.mT, 1.0, None if self.b is None else self.b[0])
         else:
             self.products.multiply(h.view(-1, h.shape[-1]), self._W1, x.T, 1.0, self._b1)
 
-    def _move_first(self, x: Tensor, D: Tensor, alpha: float) -> None:
+    def move_first(self, x: Tensor, D: Tensor, alpha: float) -> None:
         """W_1 <- W_1 + alpha D_1 x^T."""
         if x.dim() == 3:
             self.products.multiply(self.W[0], D, x, alpha, self.W[0])

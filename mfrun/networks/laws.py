@@ -1,8 +1,8 @@
 """Initial laws of mean 0 and variance 1, as samples, as a quantile function and as a quadrature rule.
 
 A finite network draws samples. The n = infinity network takes quadrature nodes where a law lives in few dimensions and
-(quasi-)random particles elsewhere, which go through the quantile function. To add a law: one class here and one YAML
-file in ``conf/init/``.
+(quasi-)random particles elsewhere, which go through the quantile function. To add a law: subclass :class:`Law` here and
+``@register`` it, or name a class of your own by ``init.law=package.module:Class``.
 """
 
 from __future__ import annotations

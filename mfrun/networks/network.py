@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
 from mfrun.networks.measures import Measure
 from mfrun.networks.products import Products
 
+# Height, width and channels.
+Image = tuple[int, int, int]
 
-class Network(ABC):
+
+class Workspace(Protocol):
+    """What the passes of one network write into, for one batch size."""
+
+    @property
+    def h(self) -> Sequence[Tensor]:
+        """h_1 .. h_L after a forward pass, where a backward pass may follow it."""
+
+    @property
+    def a(self) -> Sequence[Tensor]:
+        """a_1 .. a_L likewise."""
+
+
+Ws = TypeVar("Ws", bound=Workspace)
+
+
+class Network(ABC, Generic[Ws]):
     """S networks of one shape that see the same batches, each array stacked along its first axis.
 
     Attributes:
@@ -31,13 +49,11 @@ class Network(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """The trained arrays by name. They are the network's own memory, not copies."""
+        """The trained arrays by name, W_l and b_l as ``Wl`` and ``bl``: the network's own memory, not copies."""
 
     @abstractmethod
-    def workspace(self, batch: int, backward: bool = True) -> Any:
-        """What :meth:`forward` and :meth:`descend` write into, for one batch size.
-
-        With ``backward``, its lists ``h`` and ``a`` hold h_1 .. h_L and a_1 .. a_L after a forward pass.
+    def workspace(self, batch: int, backward: bool = True) -> Ws:
+        """What :meth:`forward` and :meth:`descend` write into.
 
         Args:
             batch: samples in a batch.
@@ -45,7 +61,7 @@ class Network(ABC):
         """
 
     @abstractmethod
-    def forward(self, x: Tensor, ws: Any) -> Tensor:
+    def forward(self, x: Tensor, ws: Ws) -> Tensor:
         """yhat, (S, n_out, B), or (n_out, B) when S = 1; it lives in ``ws``.
 
         Args:
@@ -54,7 +70,7 @@ class Network(ABC):
         """
 
     @abstractmethod
-    def descend(self, x: Tensor, D: Tensor, rates: list[float], ws: Any) -> None:
+    def descend(self, x: Tensor, D: Tensor, rates: list[float], ws: Ws) -> None:
         """Scaled backward pass and SGD update.
 
         Args:
@@ -65,12 +81,18 @@ class Network(ABC):
         """
 
     @abstractmethod
-    def nonpositive(self, ws: Any) -> list[Tensor]:
+    def nonpositive(self, ws: Ws) -> list[Tensor]:
         """For each hidden layer the fraction of pre-activations <= 0, averaged under p_l, summed over the batch.
 
         Returns:
             L arrays (S,), float64.
         """
+
+    def workspace_bytes(self, batch: int, backward: bool = True) -> int:
+        """Memory of a :meth:`workspace` at its peak: by default h, a and D of every neuron."""
+        like = next(iter(self.state().values()))
+        numbers = (2 + backward) * sum(self.widths) + (1 + backward) * self.n_out
+        return self.replicates * batch * numbers * like.itemsize
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the arrays of another network's :meth:`state`."""

@@ -55,6 +55,11 @@ class Neuron:
         if min(self.deviations, default=0.0) < 0:
             raise ConfigError("deviations", self.deviations, "standard deviations are >= 0")
 
+    @property
+    def spread(self) -> list[int]:
+        """The components of theta in which neurons differ at step 0."""
+        return [k for k, deviation in enumerate(self.deviations) if deviation > 0]
+
     def initial(self, x: Tensor) -> Tensor:
         """theta at step 0 from coordinates x (..., q) of mean 0 and variance 1."""
         return x * x.new_tensor(self.deviations) + x.new_tensor(self.means)
@@ -87,7 +92,8 @@ class Neuron:
 @register("neuron", "bias")
 @dataclass
 class Bias(Neuron):
-    """sigma(h + theta), theta being the bias b_l of the layer: q = 1, of mean mu3 and deviation tau3."""
+    """sigma(h + b). The bias b_l, of mean mu3 and deviation tau3, is the paper's theta with q = 1; there is none beside
+    it, and so q = 0 here."""
 
     means: list[float] = field(default_factory=list)
     deviations: list[float] = field(default_factory=list)
@@ -273,6 +279,10 @@ class Trained(Activation):
         """As any activation's; theta's own derivative, summed over the batch, is kept for :meth:`move`."""
         for k, by_theta in enumerate(self.neuron.backward(self.sigma, g, self._columns, h, out)):
             self._gradient[..., k : k + 1] = by_theta
+
+    def member(self, s: int) -> Trained:
+        """That of one of the stacked networks; it shares this one's memory."""
+        return Trained(self.neuron, self.sigma, self.theta[s : s + 1])
 
     def move(self, alpha: float) -> None:
         """theta_l <- theta_l + alpha [W_{l+1}^T (p_{l+1} * D_{l+1})] * d1 sigma_l(theta_l, h_l) (Section 3.1)."""

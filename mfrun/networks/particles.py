@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class Particles:
         if self.method not in METHODS:
             raise ConfigError("method", self.method, f"one of {', '.join(METHODS)}")
 
-    def types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], *, first: bool) -> Types:
+    def types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], *, first: bool, meta: bool = False) -> Types:
         """Discretise m independent coordinates, each with the law.
 
         Args:
@@ -82,7 +82,12 @@ class Particles:
             stack: how many independent discretisations.
             seed: of the particles.
             first: layer 1 takes particles wherever it is more than one-dimensional.
+            meta: give particles shapes and no numbers, on the device ``meta``.
         """
+        found = self._types(law, m, stack, seed, first, meta)
+        return replace(found, nodes=found.nodes.to("meta")) if meta else found
+
+    def _types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], first: bool, meta: bool) -> Types:
         if m == 0:
             return Types(torch.zeros((stack, 1, 0), dtype=torch.float64), None)
         budget = (self.first if first else self.last) // self.sets
@@ -93,6 +98,8 @@ class Particles:
             per_axis = budget if first else self.nodes
             # Members of the stack differ by a node, so that their spread shows the quadrature error.
             return _grids([_grid(law, m, per_axis - s % 2) for s in range(stack)])
+        if meta:
+            return Types(torch.empty((stack, budget, m), dtype=torch.float64, device="meta"), None)
         return Types(torch.stack([self._sample(law, m, budget, (*seed, s)) for s in range(stack)]), None)
 
     def _sample(self, law: Law, m: int, count: int, seed: tuple[int, ...]) -> Tensor:

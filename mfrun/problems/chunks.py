@@ -10,7 +10,6 @@ be killed at any moment: what is committed is whole, and the rest is computed ag
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mfrun.errors import UserError
-from mfrun.run import write_atomically
+from mfrun.files import locked, write_atomically
 
 COMMIT = "chunks.json"
 LOCK = "chunks.lock"
@@ -85,14 +84,9 @@ class ChunkedArrays:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = (self.folder / LOCK).open("a")
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to ({error.strerror})") from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(f"{self.folder}: another process is computing these features") from error
+        with locked(self.folder / LOCK, f"{self.folder}: another process is computing these features"):
             for name in self.rows:
                 self._make(name)
             yield

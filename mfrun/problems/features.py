@@ -21,8 +21,8 @@ from mfrun.config import conf_dir
 from mfrun.errors import ConfigError, UserError
 from mfrun.problems.chunks import Chunk, ChunkedArrays
 from mfrun.problems.problem import FiniteProblem, Problem
-from mfrun.progress import INTERVAL, say
 from mfrun.registry import create, register
+from mfrun.runs.progress import INTERVAL, say
 
 # VGG16 halves the side of an image five times, and ends with 512 channels.
 STRIDE, CHANNELS = 32, 512

@@ -30,6 +30,11 @@ class Stream(ABC):
     def load(self, block: int) -> None:
         """Prepare the steps of a block; on a GPU in the memory that the block before it had."""
 
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory of the loaded block."""
+
     @abstractmethod
     def at(self, i: Tensor) -> Batch:
         """The loaded block's i-th batch, for i (1,) on the device: a CUDA graph can contain it."""
@@ -59,6 +64,10 @@ class BlockStream(Stream):
         else:
             self._parts = tuple(part.to(self.device) for part in parts)
         self._block = block
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self._parts)
 
     def at(self, i: Tensor) -> Batch:
         return self._cut(*(part.index_select(0, i).squeeze(0) for part in self._parts))
@@ -158,6 +167,10 @@ class Parallel(Stream):
     def load(self, block: int) -> None:
         for s in self.streams:
             s.load(block)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self.streams)
 
     def at(self, i: Tensor) -> Batch:
         return self._stack([s.at(i) for s in self.streams])

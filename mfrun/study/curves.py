@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from mfrun.config import flatten, parse_width, width_label
 from mfrun.errors import ConfigError, UserError
-from mfrun.run import RunDirectory, find_runs, newest
+from mfrun.runs.directory import KEYS, RunDirectory, find_runs, newest
 
 # Differences between runs that are repetitions, not settings.
 REPEATED = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data", "steps")
@@ -74,8 +74,7 @@ class Curve:
 
     def metrics(self) -> list[str]:
         """Columns that hold a metric."""
-        skipped = ("step", "t", "replicate", "wall_seconds")
-        return [c for c in map(str, self.sources[0].frame) if c not in skipped and not c.endswith("_bar")]
+        return [c for c in map(str, self.sources[0].frame) if c not in KEYS and not c.endswith("_bar")]
 
     def table(self, metric: str) -> pd.DataFrame:
         """The metric by step (rows) and replicate (columns, labelled by data and init). What diverged is NaN."""

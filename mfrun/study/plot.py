@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mfrun.errors import UserError
-from mfrun.run import read_sweep
+from mfrun.runs.directory import read_sweep
 from mfrun.study import style, weights
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load, title
 

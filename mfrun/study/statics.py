@@ -24,12 +24,12 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from mfrun.dynamics.experiment import Experiment, load_into, restore
 from mfrun.errors import UserError
-from mfrun.experiment import Experiment, load_into, restore
 from mfrun.networks.dense import Dense
 from mfrun.networks.operations import Product
 from mfrun.problems.problem import Evaluation
-from mfrun.run import RunDirectory
+from mfrun.runs.directory import RunDirectory
 from mfrun.study import style
 from mfrun.study.subnetworks import empirical_measure, in_float64, subnetworks
 
@@ -49,11 +49,12 @@ def main(argv: list[str]) -> int:
     run = RunDirectory(args.run)
     asked = _step(args.step)
     experiment, network, newest = restore(run, asked if isinstance(asked, int) else None)
-    if not isinstance(network, Dense):
+    # A subclass may connect its neurons in another way.
+    if type(network) is not Dense:
         raise UserError(f"{run.path}: sub-networks are drawn from dense networks")
     if not experiment.scaling.is_mean_field:
         raise UserError(f"{run.path}: its scaling is not mean_field; its layers are no measures to draw from")
-    if network.neuron is not None or not isinstance(network.operation, Product):
+    if network.trained or not isinstance(network.operation, Product):
         raise UserError(f"{run.path}: sub-networks are drawn where neuron=bias and operation=product")
     steps = run.saved_steps() if asked == "all" else [newest]
     samples = list(experiment.problem.evaluation(experiment.cfg.seed.eval, args.samples).values())[-1]

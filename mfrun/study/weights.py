@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import scipy.interpolate
 import scipy.stats
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mfrun.dynamics.experiment import load_into, restore
 from mfrun.errors import UserError
-from mfrun.experiment import load_into, restore
 from mfrun.networks.network import Network
-from mfrun.run import RunDirectory
+from mfrun.runs.directory import RunDirectory
 from mfrun.study import style
 from mfrun.study.curves import Curve, is_limit
 
@@ -166,7 +167,7 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
     laws: dict[str, list[Atoms]] = {name: [] for name in TITLES}
     experiment, network, _ = restore(run, steps[0])
     start, depth = experiment.network(), experiment.cfg.depth
-    init, sets = experiment.init, range(network.replicates)
+    init, sets = experiment.blueprint.init, range(network.replicates)
 
     def measure(l: int) -> Array:
         return np.stack([network.p[l].probabilities(network.widths[l - 1], s).numpy() for s in sets])
@@ -179,7 +180,7 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
         p = measure(depth - 1)
         if network.p[depth - 1].weights is not None and beta[0].numel() == p.shape[1]:
             refined = [
-                _refined(*nodes, lambda u: init.mu2 + init.tau2 * init.law.quantile(u))
+                _refined(*nodes, lambda u: init.output(torch.from_numpy(init.entries.quantile(u))).numpy())
                 for nodes in _nodes(start, network, depth, p)
             ]
             laws["beta"].append(

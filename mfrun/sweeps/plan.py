@@ -1,12 +1,11 @@
 """``mfrun sweep --dry-run``: what a sweep would take, where its runs would go, and what does not fit.
 
-The order of the runs and where they go are those of the schedule itself (:mod:`mfrun.local`).
+The order of the runs and where they go are those of the schedule itself (:mod:`mfrun.sweeps.side_by_side`).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mfrun import local
-from mfrun.estimate import Planned, measure
-from mfrun.study.status import duration
+from mfrun.files import free_bytes
+from mfrun.runs.status import duration
+from mfrun.sweeps import side_by_side
+from mfrun.sweeps.estimate import Planned, measure
 
 # Bytes of a run's process beside its arrays and what all processes share, and of a CUDA context.
 PROCESS, CONTEXT = 60 * 2**20, 600 * 2**20
@@ -95,7 +95,7 @@ class Plan:
         self.shared = _resident()
         self.calibration = measure(runs)
         self.device = runs[0].experiment.device
-        self.cores = threads or local.cores()
+        self.cores = threads or side_by_side.cores()
         self.placed = list(self._place(runs, threads))
 
     def _place(self, runs: Sequence[Planned], threads: int | None) -> Iterator[Placed]:
@@ -105,10 +105,10 @@ class Plan:
             for run in runs:
                 yield Placed(run, cores, f"{self.cluster.name} job")
         elif self.device.type == "cuda":
-            for job in local.longest_first([run.job for run in runs]):
+            for job in side_by_side.longest_first([run.job for run in runs]):
                 yield Placed(of[id(job)], 1, "GPU stream")
         else:
-            wide, narrow = local.schedule([run.job for run in runs], self.cores)
+            wide, narrow = side_by_side.schedule([run.job for run in runs], self.cores)
             for job in wide:
                 yield Placed(of[id(job)], self.cores, f"all {self.cores} cores" if self.cores > 1 else "one core")
             for job in narrow:
@@ -123,17 +123,17 @@ class Plan:
     def seconds(self) -> float:
         """Predicted wall time of the sweep."""
         if self.cluster is not None:
-            return local.makespan([p.seconds for p in self.placed], self.cluster.at_once or len(self.placed))
+            return side_by_side.makespan([p.seconds for p in self.placed], self.cluster.at_once or len(self.placed))
         if self.device.type == "cuda":
             return sum(p.seconds for p in self.placed)
         wide, narrow = self._sides()
-        return sum(p.seconds for p in wide) + local.makespan([p.seconds for p in narrow], self.cores)
+        return sum(p.seconds for p in wide) + side_by_side.makespan([p.seconds for p in narrow], self.cores)
 
     @property
     def memory(self) -> int:
         """Bytes of this machine's memory at the peak, at most."""
         if self.device.type == "cuda":
-            return self.shared + CONTEXT + sum(sorted(p.run.memory.start for p in self.placed)[-local.STREAMS :])
+            return self.shared + CONTEXT + sum(sorted(p.run.memory.start for p in self.placed)[-side_by_side.STREAMS :])
         if self.cluster is not None:
             return self.shared + max(map(_process, self.placed))
         wide, narrow = self._sides()
@@ -143,7 +143,7 @@ class Plan:
     def gpu_memory(self) -> int:
         """Bytes of the GPU's memory at the peak, at most; the data are on it already."""
         held = torch.cuda.memory_allocated(self.device)
-        return held + CONTEXT + sum(sorted(p.run.memory.training for p in self.placed)[-local.STREAMS :])
+        return held + CONTEXT + sum(sorted(p.run.memory.training for p in self.placed)[-side_by_side.STREAMS :])
 
     @property
     def disk(self) -> int:
@@ -167,7 +167,7 @@ class Plan:
             card = torch.cuda.mem_get_info(self.device)[1]
             if self.gpu_memory > card:
                 lines.append(f"GPU memory: {_bytes(self.gpu_memory)} at the peak, of {_bytes(card)} on the card")
-        free = _free(self.top)
+        free = free_bytes(self.top)
         if self.disk > free:
             lines.append(f"disk: {_bytes(self.disk)}, of {_bytes(free)} free at dir={self.top}")
         return lines
@@ -188,7 +188,7 @@ class Plan:
             rows.append(
                 {
                     "run": p.run.job.label,
-                    "weights": f"{memory.weights // p.run.experiment.dtype.itemsize:,}",
+                    "weights": f"{memory.weights // p.run.experiment.blueprint.dtype.itemsize:,}",
                     "steps": p.run.job.steps,
                     "GFLOP/step": f"{p.run.job.flops / 1e9:.3g}",
                     "to draw": _bytes(memory.start),
@@ -210,7 +210,7 @@ class Plan:
         if self.cluster is None and self.device.type == "cuda":
             card = torch.cuda.mem_get_info(self.device)[1]
             lines.append(f"GPU     {_bytes(self.gpu_memory)} at the peak, of {_bytes(card)}")
-        lines.append(f"disk    {_bytes(self.disk)}, of {_bytes(_free(self.top))} free at dir={self.top}")
+        lines.append(f"disk    {_bytes(self.disk)}, of {_bytes(free_bytes(self.top))} free at dir={self.top}")
         lines.append(f"steps   {self.flops:.3g} floating point operations in all")
         lacking = self.lacking()
         return "\n".join([*lines, *(f"DOES NOT FIT  {line}" for line in lacking)])
@@ -218,7 +218,7 @@ class Plan:
     def _time(self) -> str:
         seconds, measured = self.seconds, f"steps timed here in {duration(self.calibration)}"
         if self.cluster is None and self.device.type == "cuda":
-            return f"{duration(seconds)} one after another, less where {local.STREAMS} share the GPU; {measured}"
+            return f"{duration(seconds)} one after another, less where {side_by_side.STREAMS} share the GPU; {measured}"
         if self.cluster is None:
             cores = f"{self.cores} cores" if self.cores > 1 else "one core"
             return f"{duration(seconds)} on {cores} that nothing else uses; {measured}"
@@ -265,12 +265,6 @@ def _machine_memory() -> int:
             except (OSError, ValueError):  # none, or "max"
                 continue
     return min(found)
-
-
-def _free(folder: Path) -> int:
-    """Bytes free where the folder is, or would be."""
-    nearest = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    return shutil.disk_usage(nearest).free
 
 
 def _bytes(count: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from mfrun.run import RunDirectory, find_runs
+from mfrun.runs.directory import RunDirectory, find_runs
 
 
 def main(argv: list[str]) -> int:

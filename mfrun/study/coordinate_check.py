@@ -30,11 +30,12 @@ from matplotlib.lines import Line2D
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mfrun import commandline, config, launch
+from mfrun import config
+from mfrun.dynamics.experiment import Experiment, Problems, assemble
 from mfrun.errors import ConfigError, UserError
-from mfrun.experiment import Experiment, assemble
-from mfrun.progress import say
+from mfrun.runs.progress import say
 from mfrun.seeds import generator
+from mfrun.shell import commandline, hydra
 from mfrun.study import style
 from mfrun.study.power_law import PowerLaw, power_law
 
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     train = TRAIN in argv
     flags, given = commandline.split([a for a in argv if a != TRAIN])
     overrides = commandline.over(DEFAULTS, given)
-    if launch.only_prints("check", [*overrides, *flags]):
+    if hydra.only_prints("check", [*overrides, *flags]):
         return 0
     for o in commandline.parse(overrides):
         if o.is_sweep_override():
@@ -95,7 +96,7 @@ def assemble_widths(node: DictConfig) -> list[Experiment]:
     Raises:
         ConfigError: fewer than three widths, an infinite one, no steps, or what a run would refuse.
     """
-    cfg = config.check(node)
+    cfg = config.validated(node)
     labels = f"[{','.join(map(config.width_label, cfg.widths))}]"
     if math.inf in cfg.widths:
         raise ConfigError("widths", labels, "the check is about finite widths")
@@ -103,10 +104,10 @@ def assemble_widths(node: DictConfig) -> list[Experiment]:
         raise ConfigError("widths", labels, "a power of n is fitted to at least three widths")
     if cfg.steps < 1:
         raise ConfigError("steps", cfg.steps, "changes from step to step need at least one")
-    experiments = []
+    experiments, problems = [], Problems()
     for n in sorted(set(cfg.widths)):
-        cfg = config.check(OmegaConf.merge(node, {"width": n}))  # type: ignore[arg-type]
-        experiments.append(assemble(cfg, launch.problem(node, cfg)))
+        cfg = config.validated(OmegaConf.merge(node, {"width": n}))  # type: ignore[arg-type]
+        experiments.append(assemble(cfg, problems(cfg)))
     return experiments
 
 

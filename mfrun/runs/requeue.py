@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from mfrun.errors import Interrupted
-from mfrun.progress import say
-from mfrun.signals import Signals
+from mfrun.runs.progress import say
+from mfrun.runs.signals import Signals
 
 # submitit asks for a checkpoint by one of these; which one, the variable SUBMITIT_PREEMPT_SIGNAL says.
 _ASKING = (signal.SIGUSR1, signal.SIGUSR2)

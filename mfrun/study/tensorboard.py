@@ -1,11 +1,4 @@
-"""Where else a run's metrics go, beside metrics.csv: ``logger=NAME``.
-
-metrics.csv is the record, and is on disk before a logger hears of its rows. A logger is no part of what a run computes:
-whatever it raises is told in a line, and the run goes on without it.
-
-To add one: subclass :class:`Logger`, ``@register`` it, add ``conf/logger/NAME.yaml``; or name a class of your own by
-``logger.name=package.module:Class``.
-"""
+"""``logger=tensorboard``: a run's metrics as TensorBoard's event files, and the learning curves as an image in them."""
 
 from __future__ import annotations
 
@@ -13,42 +6,18 @@ import io
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mfrun.errors import ConfigError, UserError
-from mfrun.progress import say
-from mfrun.registry import create, reason, register
+from mfrun.errors import ConfigError
+from mfrun.registry import reason, register
+from mfrun.runs.directory import KEYS
+from mfrun.runs.loggers import Logger, Row
 
-# A row of metrics.csv by column: step, t, replicate, the metrics, wall_seconds.
-Row = Mapping[str, Any]
 # Runs on a GPU are threads, and pyplot is one for all of them.
 _drawing = threading.Lock()
-
-
-@dataclass
-class Logger:
-    """Base of all loggers; one object for each run. What a logger does not override does nothing."""
-
-    def start(self, folder: Path, rows: Sequence[Row]) -> None:
-        """A run begins, or goes on after the rows that its metrics.csv holds."""
-
-    def log(self, rows: Sequence[Row]) -> None:
-        """Rows of one step, a row for each replicate, that are in metrics.csv now."""
-
-    def finish(self, folder: Path) -> None:
-        """The run has come to its end, or diverged."""
-
-    def finish_sweep(self, folder: Path) -> None:
-        """The sweep in a folder has come to its end. The object is one of its own, without :meth:`start`."""
-
-
-@register("logger", "csv")
-@dataclass
-class Csv(Logger):
-    """metrics.csv alone, which every run writes."""
 
 
 @register("logger", "tensorboard")
@@ -89,8 +58,7 @@ class TensorBoard(Logger):
             r, self._last = int(row["replicate"]), int(row["step"])
             if r not in self._files:
                 self._files[r] = _EventFile(self._folder / f"replicate={r}" if several else self._folder)
-            skipped = ("step", "t", "replicate", "wall_seconds")
-            scalars = [{"tag": k, "simple_value": float(v)} for k, v in row.items() if k not in skipped]
+                scalars = [{"tag": k, "simple_value": float(v)} for k, v in row.items() if k not in KEYS]
             self._files[r].add(scalars, self._last, self._began + row["wall_seconds"])
         for file in self._files.values():
             file.commit()
@@ -108,32 +76,6 @@ class TensorBoard(Logger):
     def finish_sweep(self, folder: Path) -> None:
         self._files, self._last = {}, 0
         self.finish(folder)
-
-
-class Tolerated:
-    """A run's logger, whose failures are told in a line and end it, not the run.
-
-    Args:
-        node: the configuration's ``logger``.
-        label: names the run in messages; empty for none.
-
-    Raises:
-        ConfigError: no such logger, keys that it refuses, or a package that is not installed.
-    """
-
-    def __init__(self, node: Mapping[str, Any], label: str = "") -> None:
-        self._logger: Logger | None = create("logger", node, "logger")
-        self._told = f"{label}  logger={node['name']}" if label else f"logger={node['name']}"
-
-    def tell(self, event: str, *args: Any) -> None:
-        """Call the logger's method of that name."""
-        try:
-            if self._logger is not None:
-                getattr(self._logger, event)(*args)
-        except Exception as error:  # a full disk, or the user's own code
-            self._logger = None
-            what = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            say(f"{self._told}: {what}{reason(error)}; it is left out from here on")
 
 
 class _EventFile:

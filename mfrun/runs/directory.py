@@ -15,14 +15,12 @@ Everything is written to a temporary file, flushed to disk and renamed.
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import math
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mfrun.errors import UserError
+from mfrun.files import PARTIAL, appended, load_yaml, locked, replacing, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +45,8 @@ SWEEP_LOCK = "sweep.lock"
 DONE = ("finished", "diverged")
 # The newest state and the one before it.
 KEPT_STATES = 2
-# Ends the names of files that are being written.
-PARTIAL = ".partial"
+# Columns of metrics.csv that are no metrics.
+KEYS = ("step", "t", "replicate", "wall_seconds")
 
 
 class RunDirectory:
@@ -78,7 +77,7 @@ class RunDirectory:
         Raises:
             UserError: another process trains here.
         """
-        self._lock = _locked(self.path / LOCK)
+        self._lock = locked(self.path / LOCK, _busy(self.path))
         commits = {f.stem for f in self._states()}
         uncommitted = (f for f in self.path.glob("state-*.safetensors") if f.stem not in commits)
         # safetensors writes to .tmp... first.
@@ -112,7 +111,7 @@ class RunDirectory:
         if not file.exists():
             writer.writeheader()
         writer.writerows({k: _number(v) for k, v in row.items()} for row in rows)
-        with _own(file) as out:
+        with appended(file) as out:
             out.write(text.getvalue())
             out.flush()
             os.fsync(out.fileno())
@@ -163,7 +162,7 @@ class RunDirectory:
 
         name = _state(step)
         # Straight from the network's memory: a large network has no room for a second copy.
-        with _replacing(self.path / f"{name}.safetensors") as temporary:
+        with replacing(self.path / f"{name}.safetensors") as temporary:
             save_file(tensors, temporary)
         commit = {"step": step, "sha256": _sha256(self.path / f"{name}.safetensors"), "keep": keep, **facts}
         write_atomically(self.path / f"{name}.json", json.dumps(commit, indent=1))
@@ -272,7 +271,7 @@ def hold_sweep(path: Path, resume: bool) -> Iterator[None]:
         UserError: another process sweeps here, or has done so and ``resume`` is false.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with _locked(path / SWEEP_LOCK):
+    with locked(path / SWEEP_LOCK, _busy(path)):
         if not resume and (path / SWEEP).exists():
             raise UserError(f"dir={path}: holds a sweep already; resume=true goes on with it")
         yield
@@ -293,75 +292,8 @@ def read_sweep(path: Path) -> dict[str, Any] | None:
     return {str(k): v for k, v in facts.items()}
 
 
-def load_yaml(file: Path) -> DictConfig:
-    """A YAML mapping.
-
-    Raises:
-        UserError: missing, unreadable, or no mapping.
-    """
-    try:
-        node = OmegaConf.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file") from error
-    except Exception as error:  # OmegaConf passes on whatever its YAML reader meets
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(node, DictConfig):
-        raise UserError(f"{file}: not a mapping of keys to values")
-    return node
-
-
-def write_atomically(file: Path, data: str | bytes) -> None:
-    """Replace a file by new content that is wholly on disk; a failure leaves the old one as it was."""
-    with _replacing(file) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A new file to write, which takes the place of ``file`` once it is wholly on disk."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=PARTIAL)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        # mkstemp makes private files; a run is shared like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _locked(file: Path) -> io.TextIOWrapper:
-    """A lock file that this process holds until it is closed.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    handle = _own(file)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.close()
-        raise UserError(f"dir={file.parent}: another process is training in this folder") from error
-    return handle
-
-
-def _own(file: Path) -> io.TextIOWrapper:
-    """A file of the run, to add to; not one elsewhere that a link in the folder leads to.
-
-    Raises:
-        UserError: a link, or no permission.
-    """
-    try:
-        return os.fdopen(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "a")
-    except OSError as error:
-        why = "a link, which may lead out of the folder" if file.is_symlink() else error.strerror
-        raise UserError(f"{file}: cannot be written ({why})") from error
+def _busy(folder: Path) -> str:
+    return f"dir={folder}: another process is training in this folder"
 
 
 def _sha256(file: Path) -> str:

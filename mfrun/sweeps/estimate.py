@@ -1,9 +1,9 @@
 """What a run takes, found out without training it.
 
-Memory is read off the real code, which draws the network, takes a step and evaluates on tensors that have shapes and no
-numbers (torch's FakeTensorMode). Time is that of a few real steps and of a part of an evaluation. Runs of one shape are
-measured once; a network too large for that is measured at a smaller width, and the schedule's own count of operations
-(:func:`mfrun.local.step_seconds`) says how much longer the whole one takes.
+Memory is counted from the shapes of the network's arrays, of the passes through it and of the samples. Time is that of
+a few real steps and of a part of an evaluation. Runs of one shape are measured once; a network too large for that is
+measured at a smaller width, and the schedule's own count of operations (:func:`mfrun.sweeps.side_by_side.step_seconds`)
+says how much longer the whole one takes.
 """
 
 from __future__ import annotations
@@ -11,32 +11,28 @@ from __future__ import annotations
 import json
 import math
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from mfrun import config, local
+from mfrun import config
 from mfrun.dynamics.evaluate import Evaluator, grid, kept_steps
+from mfrun.dynamics.experiment import Experiment, assemble
 from mfrun.dynamics.steps import Eager, Graphed, Steps
-from mfrun.experiment import Experiment, assemble
 from mfrun.networks.network import Network
-from mfrun.networks.products import Prepared, Products, routes
-from mfrun.problems.problem import CHUNK, Evaluation
+from mfrun.problems.problem import CHUNK, Evaluation, PopulationProblem
 from mfrun.problems.streams import BLOCK
-from mfrun.run import KEPT_STATES
+from mfrun.runs.directory import KEPT_STATES
+from mfrun.sweeps import side_by_side
 
 # Operations of a step, at the usual batch or a larger one, that is still measured as it is; CPU seconds for all
 # measurements, and for the steps of one.
 LARGE, USUAL, BUDGET, ENOUGH = 1.2e10, 100, 2.0, 0.06
 # Bytes a second of a state on its way to the disk, and seconds for any; bytes of a number in metrics.csv.
 SAVING, SAVE, NUMBER = 5e8, 5e-3, 12
+# Bytes of a number in the precision of the samples, and of the draws.
+FLOAT, DOUBLE = 4, 8
 # The run's keys that change neither its memory nor the time of a step.
 INDIFFERENT = ("seed", "alpha", "steps", "schedule", "evaluation", "title", "scaling")
 
@@ -82,7 +78,7 @@ class Planned:
         experiment: what it consists of.
     """
 
-    job: local.Job
+    job: side_by_side.Job
     experiment: Experiment
     memory: Memory = field(init=False)
     pace: Pace = field(init=False)
@@ -99,7 +95,7 @@ class Planned:
         """Predicted time on so many cores."""
         pace = self.pace
         # Both are the same network but for its size.
-        larger = local.step_seconds(self.job.flops, cores) / local.step_seconds(pace.flops, 1)
+        larger = side_by_side.step_seconds(self.job.flops, cores) / side_by_side.step_seconds(pace.flops, 1)
         samples = sum(s.count for s in _splits(self.experiment, self.experiment.cfg.evaluation.samples).values())
         evaluation = samples * pace.sample * larger + SAVE + self.memory.weights / SAVING
         drawing = pace.weight * self.memory.weights
@@ -153,8 +149,8 @@ def measure(runs: Sequence[Planned], budget: float = BUDGET) -> float:
 
 def _shape(cfg: config.Config) -> str:
     """Equal for runs whose steps take the same memory and time."""
-    kept = {k: v for k, v in vars(cfg).items() if k not in (*INDIFFERENT, *config.CIRCUMSTANCES)}
-    return json.dumps(kept | {"init": vars(cfg.init)}, sort_keys=True, default=str)
+    kept = {k: v for k, v in vars(cfg).items() if k not in (*INDIFFERENT, *config.EXECUTION)}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def smaller(cfg: config.Config, flops: float) -> config.Config:
@@ -175,67 +171,30 @@ def smaller(cfg: config.Config, flops: float) -> config.Config:
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the arrays that live, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._alive: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for array in tree_leaves(out):
-            if isinstance(array, Tensor):
-                self._count(array.untyped_storage())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._alive:
-            self._alive.add(key)
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, storage.nbytes())
-
-    def _forget(self, key: int, size: int) -> None:
-        self._alive.discard(key)
-        self.now -= size
-
-
-@dataclass(frozen=True)
-class _OfShapes(Products):
-    """Products by torch alone; SciPy's cannot do without numbers."""
-
-    def prepare(self, out: Tensor, A: Tensor, B: Tensor, start: Tensor | None = None) -> Prepared:
-        if self.bf16:
-            return super().prepare(out, A, B, start)
-        return routes(out)[0](out, A, B, start)
-
-
 def measure_memory(experiment: Experiment) -> Memory:
-    """Draw the network, take a step and evaluate a chunk, on arrays without numbers."""
-    experiment = _quick(experiment)
-    products = experiment.products
-    with FakeTensorMode(allow_non_fake_inputs=True), _Meter() as meter:
-        network = experiment.network()
-        network.products = _OfShapes(products.bf16, products.tf32)
-        weights = sum(array.nbytes for array in network.state().values())
-        start, meter.peak = meter.peak, meter.now
-        steps = _steps(experiment, network, Eager)
-        steps.advance(0, 1)
-        samples = list(_splits(experiment, experiment.cfg.evaluation.samples).values())[-1]
-        x, y = next(iter(samples))
-        ws = network.workspace(len(x), backward=False)
-        yhat = network.forward(x, ws).view(network.replicates, network.n_out, -1)
-        experiment.loss.value(y, yhat)
-        network.nonpositive(ws)
-        return Memory(weights, start, meter.peak)
-
-
-def _quick(experiment: Experiment) -> Experiment:
-    """With particles that are drawn in no time."""
-    return replace(experiment, particles=replace(experiment.particles, method="plain"))
+    """Count the bytes of a run from the shapes of its arrays, which torch's device ``meta`` gives without numbers."""
+    cfg, blueprint = experiment.cfg, experiment.blueprint
+    network = experiment.architecture.draw(replace(blueprint, device=torch.device("meta")))
+    arrays = list(network.state().values())
+    weights = sum(array.nbytes for array in arrays)
+    if blueprint.infinite:
+        # All arrays are drawn in double precision, from coordinates as large as they are, before any is converted.
+        start = weights + 2 * sum(DOUBLE * array.numel() for array in arrays)
+    else:
+        # One array after the other: those so far, and in double precision that of one replicate, which is still held
+        # while that of the next is drawn.
+        held, start = 0, 0
+        for array in arrays:
+            held += array.nbytes
+            start = max(start, held + DOUBLE * array.numel() // network.replicates * min(network.replicates, 2))
+    stream = experiment.stream()
+    stream.load(0)
+    splits = _splits(experiment, cfg.evaluation.samples).values()
+    samples = max(s.count for s in splits)
+    passes = network.workspace_bytes(cfg.batch) + network.workspace_bytes(min(samples, CHUNK), backward=False)
+    gathered = blueprint.dtype.itemsize * blueprint.d * (cfg.batch + min(samples, CHUNK))
+    drawn = sum(s.count for s in splits) if isinstance(experiment.problem, PopulationProblem) else 0
+    return Memory(weights, start, weights + passes + stream.nbytes + gathered + FLOAT * blueprint.d * drawn)
 
 
 def _splits(experiment: Experiment, samples: int) -> dict[str, Evaluation]:
@@ -261,7 +220,10 @@ def _steps(experiment: Experiment, network: Network, kind: type[Steps]) -> Steps
 
 def measure_pace(experiment: Experiment) -> Pace:
     """Time a few steps and a part of an evaluation of the experiment, or of a smaller one like it."""
-    experiment = _quick(assemble(smaller(experiment.cfg, experiment.flops), experiment.problem))
+    experiment = assemble(smaller(experiment.cfg, experiment.flops), experiment.problem)
+    # Particles that are drawn in no time.
+    quick = replace(experiment.blueprint.particles, method="plain")
+    experiment = replace(experiment, blueprint=replace(experiment.blueprint, particles=quick))
     cuda = experiment.device.type == "cuda"
 
     def seconds(what: Callable[[], object]) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mfrun import config, help
-from mfrun.commandline import compose, line, parse, split
+from mfrun import config
 from mfrun.errors import UserError
+from mfrun.shell import usage
+from mfrun.shell.commandline import compose, line, parse, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ SHOWN = 10
 def main(argv: list[str]) -> int:
     """Entry point of the command."""
     if "--help" in argv or "-h" in argv:
-        print("\n".join([USAGE, *help.options("dataset")]))
+        print("\n".join([USAGE, *usage.options("dataset")]))
         return 0
     flags, words = split(argv)
     overrides = [f"dataset={w}" if "=" not in w and w[0] not in "~+" else w for w in words]
@@ -41,9 +42,9 @@ def main(argv: list[str]) -> int:
     swept = [line(o) for o in parsed if o.is_sweep_override()]
     if swept or [o.key_or_group for o in parsed].count("dataset") != 1:
         raise UserError(f"data {' '.join(argv)}".rstrip() + ": give one data set; mfrun data --help lists them")
-    cfg = config.check(compose(overrides, flags))
+    cfg = config.validated(compose(overrides, flags))
     _prepare(cfg)
-    from mfrun.experiment import load_problem
+    from mfrun.dynamics.experiment import load_problem
     from mfrun.registry import create
 
     problem = load_problem(replace(cfg, device="cpu"))
@@ -58,7 +59,7 @@ def _prepare(cfg: config.Config) -> None:
     """Do what a data set wants done once, before it is loaded."""
     import torch
 
-    from mfrun.experiment import resolve_device
+    from mfrun.dynamics.experiment import resolve_device
     from mfrun.registry import create
 
     if cfg.threads is not None:

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mfrun import commandline, config, help, local, suspect
+from mfrun import config
+from mfrun.dynamics.warnings import warn
 from mfrun.errors import ConfigError, UserError
-from mfrun.loggers import Tolerated
-from mfrun.progress import Runs, say
 from mfrun.registry import create, distrust, names_in, reason
-from mfrun.requeue import requeued_on_signal
-from mfrun.run import RunDirectory, hold_sweep, read_sweep, write_sweep
+from mfrun.runs.directory import RunDirectory, hold_sweep, read_sweep, write_sweep
+from mfrun.runs.loggers import Tolerated
+from mfrun.runs.progress import Runs, say
+from mfrun.runs.requeue import requeued_on_signal
+from mfrun.shell import commandline, hydra
+from mfrun.sweeps import side_by_side
 
 if TYPE_CHECKING:
-    from mfrun.experiment import Experiment
+    from mfrun.dynamics.experiment import Experiment
 
 # conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
-# Hydra's flags that print something and train nothing.
-_PRINTING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
 # Told after Hydra has returned: (what, exit code) of the jobs of this process.
 _problems: dict[str, Any] = {}
 _failures: list[Exception] = []
@@ -40,7 +38,7 @@ _failures: list[Exception] = []
 
 def train(argv: list[str]) -> int:
     """Train one configuration."""
-    if only_prints("train", argv):
+    if hydra.only_prints("train", argv):
         return 0
     flags, overrides = commandline.split(argv)
     distrust(set())
@@ -55,12 +53,13 @@ def train(argv: list[str]) -> int:
         overrides, node = _resumed(_saved_overrides(run_dir), overrides, flags)
     elif RunDirectory(run_dir).exists():
         raise UserError(f"dir={run_dir}: holds a run already; resume=true goes on with it")
-    suspect.warn([_validate(node, RunDirectory(run_dir))])
-    _hydra("train", [*overrides, f"dir={commandline.quote(str(run_dir))}", *flags])
+    warn([_validate(node, RunDirectory(run_dir))])
+    _failures.clear()
+    hydra.run("train", train_job, [*overrides, f"dir={commandline.quote(str(run_dir))}", *flags])
     if _failures:
         raise _failures[0]
     status = RunDirectory(run_dir).status()
-    from mfrun.study.status import table
+    from mfrun.runs.status import table
 
     print(table([RunDirectory(run_dir)]))
     return 3 if status["state"] == "diverged" else 0
@@ -68,7 +67,7 @@ def train(argv: list[str]) -> int:
 
 def sweep(argv: list[str]) -> int:
     """Train every width, and every value of every swept key: a Hydra multirun."""
-    if only_prints("sweep", argv):
+    if hydra.only_prints("sweep", argv):
         return 0
     dry_run = "--dry-run" in argv
     argv = [word for word in argv if word != "--dry-run"]
@@ -119,29 +118,31 @@ def sweep(argv: list[str]) -> int:
     if base.resume:
         _refuse_orphans(top, names)
     if dry_run:
-        suspect.warn(experiments)
+        warn(experiments)
         prepared = zip(names, experiments, nodes, strict=True)
-        runs = [(_Run(RunDirectory(top / name), e.cfg, node, name), e) for name, e, node in prepared]
+        runs = [(_Run(RunDirectory(top / name), e.cfg, node, name, e), e) for name, e, node in prepared]
         return _plan(runs, top, base.threads, launcher, settings.launcher)
 
-    lasting = [o for o in overrides if not _circumstance(commandline.parse([o])[0].key_or_group)]
+    lasting = [o for o in overrides if not _of_this_call(commandline.parse([o])[0].key_or_group)]
     arguments = [commandline.line(o) for o in parsed if o.key_or_group != "dir"]
     subdir = ",".join(f"{k}={commandline.value_of(k)}" for k in commandline.swept_keys(parsed))
     # A job that runs elsewhere may start in another folder.
     place = top.absolute() if launcher else top
     words = [*arguments, f"dir={commandline.quote(str(place))}", f"hydra.sweep.subdir='{subdir}'", "--multirun", *flags]
     folders = [RunDirectory(top / name) for name in names]
+    _failures.clear()
     with hold_sweep(top, resume=base.resume):
-        suspect.warn(experiments)
+        warn(experiments)
         write_sweep(top, {"overrides": lasting, "swept": commandline.swept_keys(parsed), "title": base.title})
         if launcher:
             _hand_over(launcher, words, top, len(folders))
         else:
             waiting: list[_Run] = []
-            _hydra("sweep", words, lambda node: waiting.append(_prepared(node)))
+            ready = {str(folder.path.absolute()): e for folder, e in zip(folders, experiments, strict=True)}
+            hydra.run("sweep", lambda node: waiting.append(_prepared(node, ready)), words)
             _train_together(waiting, base.threads)
         Tolerated(base.logger).tell("finish_sweep", top)
-    from mfrun.study.status import table
+    from mfrun.runs.status import table
 
     print(table(folders))
     print(f"\nmfrun plot {top}")
@@ -154,12 +155,23 @@ class _Run:
 
     Attributes:
         label: what a run of a sweep is called while it trains; None for a run by itself.
+        checked: the experiment that the checks before the sweep have assembled.
     """
 
     folder: RunDirectory
     cfg: config.Config
     node: DictConfig
     label: str | None
+    checked: Experiment | None = None
+
+    @property
+    def experiment(self) -> Experiment:
+        """What it trains, assembled here unless the checks have done so."""
+        from mfrun.dynamics.experiment import assemble
+
+        if self.checked is None:
+            self.checked = assemble(self.cfg, _problem(self.cfg))
+        return self.checked
 
     def train(self, threads: int | None) -> bool:
         """Train with so many threads; False where that fails, which in a sweep must not take the others with it."""
@@ -167,7 +179,7 @@ class _Run:
 
         try:
             cfg = replace(self.cfg, threads=threads)
-            train_run(cfg, config.content(self.node), self.folder, problem(self.node, cfg), self.label)
+            train_run(replace(self.experiment, cfg=cfg), config.content(self.node), self.folder, self.label)
             return True
         except Exception as error:
             _failures.append(error)
@@ -182,22 +194,20 @@ class _Run:
         """Whether a resumed sweep has nothing left to do here."""
         return self.folder.exists() and self.folder.done() and self.folder.status().get("steps") == self.cfg.steps
 
-    def job(self) -> local.Job:
+    def job(self) -> side_by_side.Job:
         """What the schedule has to know."""
-        from mfrun.experiment import assemble
-
         left = self.cfg.steps - int(self.folder.status().get("step", 0))
-        flops = assemble(self.cfg, problem(self.node, self.cfg)).flops
-        return local.Job(self.train, self.folder.path.name, left, flops)
+        return side_by_side.Job(self.train, self.folder.path.name, left, self.experiment.flops)
 
 
-def _prepared(node: DictConfig) -> _Run:
+def _prepared(node: DictConfig, checked: Mapping[str, Experiment] | None = None) -> _Run:
     folder = RunDirectory(HydraConfig.get().runtime.output_dir)
-    swept = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
-    return _Run(folder, config.check(node), node, folder.path.name if swept else None)
+    swept = HydraConfig.get().mode == RunMode.MULTIRUN
+    found = (checked or {}).get(str(folder.path))
+    return _Run(folder, config.validated(node), node, folder.path.name if swept else None, found)
 
 
-def _task(node: DictConfig) -> None:
+def train_job(node: DictConfig) -> None:
     """What Hydra runs for a job, here or in the process that a launcher has started."""
     config.store_schema()  # a process that a launcher has started does not know it
     run = _prepared(node)
@@ -217,7 +227,7 @@ def _hand_over(launcher: str, words: list[str], top: Path, runs: int) -> None:
     _problems.clear()
     say(f"mfrun: {runs} runs go to hydra/launcher={launcher}; mfrun status {top} says how they stand")
     try:
-        _hydra("sweep", words)
+        hydra.run("sweep", train_job, words)
     except Exception as error:  # whatever a launcher meets; the runs' own troubles are in their status and logs
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         say(f"mfrun: hydra/launcher={launcher}: {type(error).__name__}: {lines[0].strip()}")
@@ -228,8 +238,8 @@ def _plan(
     runs: list[tuple[_Run, Experiment]], top: Path, threads: int | None, launcher: str, settings: DictConfig
 ) -> int:
     """Say what the sweep would take; 1 where it does not fit."""
-    from mfrun.estimate import Planned
-    from mfrun.plan import Cluster, Plan
+    from mfrun.sweeps.estimate import Planned
+    from mfrun.sweeps.plan import Cluster, Plan
 
     left = [Planned(run.job(), experiment) for run, experiment in runs if not run.finished()]
     if len(left) < len(runs):
@@ -243,15 +253,15 @@ def _plan(
 
 def _train_together(runs: list[_Run], threads: int | None) -> None:
     """Train the runs of a sweep on this machine."""
-    from mfrun.experiment import resolve_device
+    from mfrun.dynamics.experiment import resolve_device
 
     jobs = [run.job() for run in runs if not run.finished()]
     with Runs(len(runs), done=len(runs) - len(jobs)):
         device = resolve_device(runs[0].cfg.device)
         if device.type == "cuda":
-            local.run_on_streams(jobs, device)
+            side_by_side.run_on_streams(jobs, device)
         else:
-            for job in local.run_side_by_side(jobs, threads or local.cores()):
+            for job in side_by_side.run_side_by_side(jobs, threads or side_by_side.cores()):
                 _failures.append(RuntimeError(job.label))
 
 
@@ -261,58 +271,26 @@ def _validate(node: DictConfig, run: RunDirectory, elsewhere: bool = False) -> E
     Args:
         elsewhere: the run will be trained on another machine, whose devices are not known here.
     """
+    from mfrun.dynamics.experiment import assemble
     from mfrun.dynamics.train import refuse_changes
-    from mfrun.experiment import assemble
 
-    cfg = config.check(node)
+    cfg = config.validated(node)
     if elsewhere:
         cfg = replace(cfg, device="cpu", precision="float32")
         if run.exists() and not cfg.resume:
             raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
-    experiment = assemble(cfg, problem(node, cfg))
+    experiment = assemble(cfg, _problem(cfg))
     create("logger", cfg.logger, "logger")
     if run.exists():
         refuse_changes(run, config.content(node), growing=not experiment.schedule.needs_end)
     return experiment
 
 
-def problem(node: DictConfig, cfg: config.Config) -> Any:
+def _problem(cfg: config.Config) -> Any:
     """The data set, loaded once for all jobs of this process that share it."""
-    from mfrun.experiment import load_problem
+    from mfrun.dynamics.experiment import Problems
 
-    key = json.dumps([OmegaConf.to_container(node.dataset, resolve=True), cfg.dtype, cfg.device], sort_keys=True)
-    if key not in _problems:
-        _problems[key] = load_problem(cfg)
-    return _problems[key]
-
-
-def _hydra(command: str, argv: list[str], task: Callable[[DictConfig], None] = _task) -> None:
-    """Hand over to Hydra, as if it had been called from the shell; it calls ``task`` for every job."""
-    _failures.clear()
-    config.store_schema()
-    before, sys.argv = sys.argv, [f"mfrun {command}", *argv]
-    # Without it, Hydra prints a traceback of its own and leaves; mfrun says what happened in one line.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    GlobalHydra.instance().clear()
-    try:
-        hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")(task)()
-    finally:
-        sys.argv = before
-
-
-def only_prints(command: str, argv: list[str]) -> bool:
-    """Answer the calls that train nothing: --help, and Hydra's own printing flags."""
-    if "--help" in argv or "-h" in argv:
-        print(help.text(command))
-        return True
-    if any(a.split("=")[0] in _PRINTING for a in argv):
-        argv = [commandline.translate(a) for a in argv]
-        args = commandline.arguments(argv)
-        if args.cfg or args.info:
-            commandline.compose(commandline.first(args.overrides), commandline.split(argv)[0], complete=False)
-        _hydra(command, argv)
-        return True
-    return False
+    return _problems.setdefault("of this command", Problems())(cfg)
 
 
 def _launcher(settings: DictConfig) -> str:
@@ -334,7 +312,7 @@ def _launcher(settings: DictConfig) -> str:
     return name
 
 
-def _circumstance(key: str) -> bool:
+def _of_this_call(key: str) -> bool:
     """Whether a word of the command line is for this call alone, and not for those that resume the sweep."""
     return key in ("resume", "dir") or key.startswith(("hydra/", "hydra."))
 

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mfrun import config
 from mfrun.errors import ConfigError, UserError
+from mfrun.files import nearest
 from mfrun.registry import reason, suggest
 
 # Hydra's flags that a value follows.
@@ -167,11 +168,11 @@ def folder(node: DictConfig) -> Path:
     path = Path(str(node.dir))
     if not node.dir:
         raise ConfigError("dir", "''", "names the folder to write into")
-    nearest = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    if not nearest.is_dir():
-        raise ConfigError("dir", path, f"{nearest} is a file, not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ConfigError("dir", path, f"no permission to write in {nearest}")
+    there = nearest(path)
+    if not there.is_dir():
+        raise ConfigError("dir", path, f"{there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError("dir", path, f"no permission to write in {there}")
     return path
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mfrun.progress import say
+from mfrun.runs.progress import say
 
 if TYPE_CHECKING:
-    from mfrun.experiment import Experiment
+    from mfrun.dynamics.experiment import Experiment
 
 # Fewer particles than these are a poor integral over the measure of a layer.
 FEW_PARTICLES = 64
@@ -43,7 +43,7 @@ def batch_beyond_the_data(experiment: Experiment) -> Iterator[Suspicion]:
 def few_particles(experiment: Experiment) -> Iterator[Suspicion]:
     """An n = infinity that is little more than a small network."""
     for key in ("first", "last") if math.isinf(experiment.cfg.width) else ():
-        count = getattr(experiment.particles, key)
+        count = getattr(experiment.blueprint.particles, key)
         if count < FEW_PARTICLES:
             why = (
                 f"fewer than {FEW_PARTICLES} particles stand poorly for n = infinity; the columns _bar show how poorly"

@@ -20,8 +20,8 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mfrun.errors import Interrupted
-from mfrun.progress import Runs, in_sweep, say
-from mfrun.signals import Signals
+from mfrun.runs.progress import Runs, in_sweep, say
+from mfrun.runs.signals import Signals
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,293 @@
+"""From a checked configuration to the objects that it names: problem, loss, schedule, network."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from mfrun.config import Config, validated
+from mfrun.dynamics.schedules import Schedule
+from mfrun.errors import ConfigError, UserError
+from mfrun.networks.architecture import Architecture, Blueprint
+from mfrun.networks.network import Network
+from mfrun.networks.particles import Particles
+from mfrun.networks.products import Products
+from mfrun.networks.scaling import Scaling
+from mfrun.problems.losses import Loss
+from mfrun.problems.problem import Problem
+from mfrun.problems.streams import Parallel, Stream
+from mfrun.registry import conform, create, distrust, find, names_in, reason
+from mfrun.runs.directory import RunDirectory
+from mfrun.seeds import entropy
+
+TestFunction = Callable[[Tensor, Tensor], Tensor]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass
+class Experiment:
+    """What a run consists of, with the data loaded and everything checked against everything else.
+
+    Attributes:
+        cfg: the configuration.
+        problem: the law P.
+        loss: L.
+        schedule: xi(t), its multipliers times the scaling's rates.
+        test_functions: phi(y, yhat) by name.
+        architecture: what the network is built like.
+        blueprint: what it is drawn from.
+    """
+
+    cfg: Config
+    problem: Problem
+    loss: Loss
+    schedule: Schedule
+    test_functions: dict[str, TestFunction]
+    architecture: Architecture
+    blueprint: Blueprint
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run trains."""
+        return self.blueprint.device
+
+    @property
+    def sets(self) -> int:
+        """Independent particle sets behind each replicate: 1 for a finite network."""
+        return self.blueprint.sets
+
+    @property
+    def replicates(self) -> int:
+        """Initialisations that are trained."""
+        return self.blueprint.replicates
+
+    @property
+    def flops(self) -> float:
+        """Floating point operations of a step, to a few per cent: three passes, a product and a sum for each weight."""
+        return 6 * self.cfg.batch * self.replicates * self.architecture.multiplications(self.blueprint)
+
+    @property
+    def scaling(self) -> Scaling:
+        """Powers of n of multipliers, deviations and rates."""
+        return self.blueprint.scaling
+
+    def network(self) -> Network:
+        """The network at step 0."""
+        network = self.architecture.draw(self.blueprint)
+        network.products = self.products
+        return network
+
+    @functools.cached_property
+    def products(self) -> Products:
+        """How matrices are multiplied; torch is set up for it."""
+        return self.architecture.products(self.blueprint, self.cfg.precision)
+
+    def stream(self) -> Stream:
+        """The batches of SGD: one order for all replicates, or one for each (all of its particle sets share it)."""
+        cfg = self.cfg
+
+        def one(seed: int) -> Stream:
+            return self.problem.stream(seed, cfg.batch, cfg.sampling)
+
+        if cfg.replicate_data == "shared" or cfg.replicates == 1:
+            return one(cfg.seed.data)
+        # Replicate 0 sees what a single run sees; the others' orders are no other seed's.
+        seeds = [cfg.seed.data, *(entropy("replicate", cfg.seed.data, r) for r in range(1, cfg.replicates))]
+        return Parallel([one(s) for s in seeds], copies=self.sets)
+
+
+def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
+    """Build and check everything that a run needs.
+
+    Args:
+        cfg: the configuration.
+        problem: the data, where they are loaded already.
+
+    Raises:
+        ConfigError: a component refuses its keys, or two do not fit together.
+        UserError: the data cannot be read.
+    """
+    architecture: Architecture = create("architecture", cfg.architecture, "architecture")
+    blueprint = _blueprint(cfg)
+    schedule: Schedule = create("schedule", cfg.schedule, "schedule")
+    if schedule.multipliers and len(schedule.multipliers) != cfg.depth:
+        raise ConfigError("schedule.multipliers", schedule.multipliers, f"depth={cfg.depth} needs {cfg.depth} factors")
+    loss: Loss = create("loss", cfg.loss, "loss")
+    test_functions = _test_functions(cfg)
+    problem = problem or load_problem(cfg)
+    blueprint = replace(blueprint, d=problem.d, n_out=problem.n_out, image=problem.image)
+    named = ("architecture", "neuron", "operation", "scaling")
+    architecture.accept(blueprint, {k: getattr(cfg, k)["name"] for k in named} | {"precision": cfg.precision})
+    if not blueprint.infinite and not blueprint.scaling.is_mean_field:
+        schedule = _scaled(schedule, blueprint, architecture)
+    if problem.task not in loss.tasks:
+        fitting = ", ".join(t.value for t in loss.tasks)
+        why = f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels; it takes {fitting}"
+        raise ConfigError("loss", cfg.loss["name"], why)
+    _try(test_functions, problem)
+    return Experiment(cfg, problem, loss, schedule, test_functions, architecture, blueprint)
+
+
+def _blueprint(cfg: Config) -> Blueprint:
+    """What the network is drawn from, as far as the configuration says it; the data say the rest.
+
+    Raises:
+        ConfigError: a component refuses its keys, or two do not fit together.
+    """
+    # The limit has no random initialisation: only its data can tell replicates apart.
+    alike = math.isinf(cfg.width) and cfg.replicate_data == "shared"
+    blueprint = Blueprint(
+        activation=create("activation", cfg.activation, "activation"),
+        init=create("init", cfg.init, "init"),
+        width=cfg.width,
+        depth=cfg.depth,
+        d=0,
+        n_out=0,
+        seed=cfg.seed.init,
+        replicates=1 if alike else cfg.replicates,
+        particles=conform(Particles, cfg.particles, "particles"),
+        scaling=create("scaling", cfg.scaling, "scaling"),
+        neuron=create("neuron", cfg.neuron, "neuron"),
+        operation=create("operation", cfg.operation, "operation"),
+        dtype=DTYPES[cfg.dtype],
+        device=resolve_device(cfg.device),
+    )
+    scaling = cfg.scaling["name"]
+    if cfg.precision == "tf32" and blueprint.device.type != "cuda":
+        raise ConfigError("precision", "tf32", "is what GPUs offer; on a CPU float32 or bf16")
+    if blueprint.scaling.is_mean_field:
+        return blueprint
+    if blueprint.infinite:
+        why = f"is the mean field limit; with scaling={scaling} a width is a whole number"
+        raise ConfigError("width", "inf", why)
+    for key, default in (("neuron", "bias"), ("operation", "product")):
+        name = getattr(cfg, key)["name"]
+        if name != default:
+            raise ConfigError(key, name, f"needs scaling=mean_field, not {scaling}")
+    if blueprint.scaling.zero_mean and not blueprint.init.zero_mean:
+        why = f"must be 0 with scaling={scaling}, where sums of n such weights grow"
+        raise ConfigError("init.mu2", cfg.init.get("mu2"), why)
+    return blueprint
+
+
+def _scaled(schedule: Schedule, blueprint: Blueprint, architecture: Architecture) -> Schedule:
+    """The schedule with the scaling's rates in its multipliers."""
+    rates = blueprint.scaling.factors(architecture.widths(int(blueprint.width), blueprint.depth)).rates
+    multipliers = schedule.factors(blueprint.depth)
+    return replace(schedule, multipliers=[m * r for m, r in zip(multipliers, rates, strict=True)])
+
+
+def _test_functions(cfg: Config) -> dict[str, TestFunction]:
+    """phi by the name of its column.
+
+    Raises:
+        ConfigError: there is no such function, or the column is taken.
+    """
+    found: dict[str, TestFunction] = {}
+    for name in cfg.evaluation.test_functions:
+        column = name.rpartition(":")[2]
+        if column in ("loss", "error") or column in found:
+            raise ConfigError("evaluation.test_functions", name, f"the column {column} is taken; rename the function")
+        found[column] = find("test_function", name, "evaluation.test_functions")
+    return found
+
+
+def _try(test_functions: dict[str, TestFunction], problem: Problem) -> None:
+    """Raises ConfigError where a test function does not fit the labels or does not return a number a sample."""
+    for samples in problem.evaluation(0, 100).values() if test_functions else ():
+        for x, y in samples:
+            for name, phi in test_functions.items():
+                try:
+                    shape = tuple(phi(y, x.new_zeros((1, problem.n_out, len(x)))).shape)
+                except ConfigError:
+                    raise
+                except Exception as error:  # the user's own code
+                    why = f"fails ({type(error).__name__}: {reason(error)})"
+                    raise ConfigError("evaluation.test_functions", name, why) from error
+                if shape not in ((1, len(x)), (len(x),)):
+                    why = f"must return (S, B) from yhat (S, n_out, B); here {shape} from {(1, problem.n_out, len(x))}"
+                    raise ConfigError("evaluation.test_functions", name, why)
+
+
+def load_problem(cfg: Config) -> Problem:
+    """The data alone.
+
+    Raises:
+        ConfigError: bad keys.
+        UserError: the data cannot be read.
+    """
+    try:
+        return create("dataset", cfg.dataset, "dataset").load(DTYPES[cfg.dtype], resolve_device(cfg.device))
+    except ConfigError as error:
+        if error.key.startswith(("dataset.", "device")):
+            raise
+        raise ConfigError(f"dataset.{error.key}", error.value, error.allowed) from None
+
+
+class Problems:
+    """Data sets that are loaded once for all runs of a command that share them."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Problem] = {}
+
+    def __call__(self, cfg: Config) -> Problem:
+        """That of a run."""
+        key = json.dumps([cfg.dataset, cfg.dtype, cfg.device], sort_keys=True, default=str)
+        if key not in self._loaded:
+            self._loaded[key] = load_problem(cfg)
+        return self._loaded[key]
+
+
+def restore(run: RunDirectory, step: int | None = None) -> tuple[Experiment, Network, int]:
+    """A run's experiment, its network as last saved (or as saved at a step), and the step of that.
+
+    Raises:
+        UserError: no run there, or no such state.
+    """
+    node = OmegaConf.merge(OmegaConf.structured(Config), run.config())
+    assert isinstance(node, DictConfig)
+    distrust(names_in(OmegaConf.to_container(node)))
+    experiment = assemble(validated(node))
+    network = experiment.network()
+    return experiment, network, load_into(network, run, step)
+
+
+def load_into(network: Network, run: RunDirectory, step: int | None = None) -> int:
+    """Give a network the arrays of a saved state, the newest or that of a step; returns the state's step.
+
+    Raises:
+        UserError: no such state.
+    """
+    found = run.load_state(step=step)
+    if found is None:
+        saved = run.saved_steps()
+        if step is None or not saved:
+            raise UserError(f"{run.path}: no state has been saved here yet")
+        there = ", ".join(map(str, saved))
+        raise UserError(f"{run.path}: no state of step {step}; there are {there} (keep_checkpoints= keeps more)")
+    tensors, facts = found
+    network.load(tensors)
+    return int(facts["step"])
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError("device", name, f"not available ({str(error).splitlines()[0][:80]})") from error
+    return device

@@ -1,0 +1,104 @@
+"""Files that are written whole or not at all, files that are this process's own, and YAML as mappings."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from mfrun.errors import UserError
+
+# Ends the names of files that are being written.
+PARTIAL = ".partial"
+
+
+def write_atomically(file: Path, data: str | bytes) -> None:
+    """Replace a file by new content that is wholly on disk; a failure leaves the old one as it was."""
+    with replacing(file) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A new file to write, which takes the place of ``file`` once it is wholly on disk."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=PARTIAL)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes files that only their owner can read; a run is shared like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def appended(file: Path) -> io.TextIOWrapper:
+    """A file to add lines to, made where it is missing; not one elsewhere that a link in its place leads to.
+
+    Raises:
+        UserError: it is a link, or there is no permission.
+    """
+    try:
+        return os.fdopen(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "a")
+    except OSError as error:
+        why = "a link, which may lead out of the folder" if file.is_symlink() else error.strerror
+        raise UserError(f"{file}: cannot be written ({why})") from error
+
+
+def locked(file: Path, busy: str) -> io.TextIOWrapper:
+    """A lock file that this process holds until it is closed, or until the process ends.
+
+    Args:
+        file: the lock, made where it is missing.
+        busy: what to say where another process holds it.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    handle = appended(file)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise UserError(busy) from error
+    return handle
+
+
+def load_yaml(file: Path) -> DictConfig:
+    """A YAML mapping.
+
+    Raises:
+        UserError: missing, unreadable, or no mapping.
+    """
+    try:
+        node = OmegaConf.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file") from error
+    except Exception as error:  # OmegaConf passes on whatever its YAML reader meets.
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(node, DictConfig):
+        raise UserError(f"{file}: not a mapping of keys to values")
+    return node
+
+
+def nearest(path: Path) -> Path:
+    """What exists of a path: itself, or the first of its parents that does."""
+    return next(p for p in (path, *path.absolute().parents) if p.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that a path lies on, or would lie on."""
+    return shutil.disk_usage(nearest(path)).free

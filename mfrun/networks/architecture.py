@@ -1,0 +1,151 @@
+"""What every architecture says of itself, and what it is given to draw a network from.
+
+To add one: subclass :class:`Architecture`, ``@register`` it, add ``conf/architecture/NAME.yaml``; or name a class of
+your own by ``architecture.name=package.module:Class``. ``widths`` and ``finite`` are enough for networks of finite
+width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from mfrun.errors import ConfigError
+from mfrun.networks.activations import Activation
+from mfrun.networks.init import InitialLaw
+from mfrun.networks.network import Image, Network
+from mfrun.networks.neurons import Bias, Neuron
+from mfrun.networks.operations import Operation, Product
+from mfrun.networks.particles import Particles
+from mfrun.networks.products import Products, arrange
+from mfrun.networks.scaling import MeanField, Scaling
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that a network is drawn from, but for its architecture.
+
+    Attributes:
+        activation: sigma.
+        init: the initial law rho_0.
+        width: n, or ``math.inf`` for the mean field limit.
+        depth: number of layers, L + 1.
+        d: input dimension.
+        n_out: number of outputs.
+        image: height, width and channels of the inputs, where they are images; their product is d.
+        seed: of the initialisation; replicate r of a given width is the same however many there are.
+        replicates: how many independent initialisations are stacked.
+        particles: the discretisation of n = infinity, where each replicate has ``particles.sets`` independent sets.
+        scaling: powers of n; n = infinity has the mean field one only.
+        neuron: sigma_l(theta, h), by default sigma(h + b).
+        operation: sigma*(w, a), by default w a.
+        dtype: of the weights. Draws are made in float64, so that precisions start from the same network.
+        device: where the network lives. Draws are made on the CPU, so that devices start from the same network; on the
+            device ``meta`` arrays have shapes and no numbers, and nothing is drawn.
+    """
+
+    activation: Activation
+    init: InitialLaw
+    width: float
+    depth: int
+    d: int
+    n_out: int
+    image: Image | None = None
+    seed: int = 0
+    replicates: int = 1
+    particles: Particles = field(default_factory=Particles)
+    scaling: Scaling = field(default_factory=MeanField)
+    neuron: Neuron = field(default_factory=Bias)
+    operation: Operation = field(default_factory=Product)
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def infinite(self) -> bool:
+        """Whether this is the mean field limit."""
+        return math.isinf(self.width)
+
+    @property
+    def sets(self) -> int:
+        """Independent particle sets behind each replicate: 1 for a finite network."""
+        return self.particles.sets if self.infinite else 1
+
+
+class Architecture(ABC):
+    """Which arrays a network has, and how they are connected.
+
+    Attributes:
+        neurons: whether it takes other neurons than ``neuron=bias``.
+        operations: whether it takes other local operations than ``operation=product``.
+        scalings: whether it takes other scalings than ``scaling=mean_field``.
+        precisions: values of ``precision=`` that it takes.
+        kind: what its layers are called in a message.
+    """
+
+    neurons: ClassVar[bool] = False
+    operations: ClassVar[bool] = False
+    scalings: ClassVar[bool] = False
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32", "bf16")
+    kind: ClassVar[str] = "layers"
+
+    @abstractmethod
+    def widths(self, n: int, depth: int) -> list[int]:
+        """n_1 .. n_L of a network of width n.
+
+        Raises:
+            ConfigError: the architecture does not fit the depth, or leaves a layer without neurons.
+        """
+
+    @abstractmethod
+    def finite(self, blueprint: Blueprint) -> Network:
+        """A network of finite width at step 0."""
+
+    def limit(self, blueprint: Blueprint) -> Network:
+        """The network of n = infinity at step 0."""
+        raise NotImplementedError
+
+    def draw(self, blueprint: Blueprint) -> Network:
+        """A network of any width at step 0."""
+        return self.limit(blueprint) if blueprint.infinite else self.finite(blueprint)
+
+    def accept(self, blueprint: Blueprint, names: Mapping[str, str]) -> None:
+        """Refuse what this architecture does not do, before anything is drawn.
+
+        Args:
+            blueprint: what it would be drawn from.
+            names: what the configuration calls its ``architecture``, ``neuron``, ``operation``, ``scaling`` and
+                ``precision``, for the messages.
+
+        Raises:
+            ConfigError: a component, a width, a depth or data that it does not take.
+        """
+        name = names["architecture"]
+        for key, default, taken in (("neuron", "bias", self.neurons), ("operation", "product", self.operations)):
+            if names[key] != default and not taken:
+                raise ConfigError(key, names[key], f"is for dense layers; {name} takes {default}")
+        if not blueprint.scaling.is_mean_field and not self.scalings:
+            raise ConfigError("scaling", names["scaling"], f"is for dense layers; {name} ones take mean_field")
+        if names["precision"] not in self.precisions:
+            why = f"is for dense networks; {self.kind} take {' or '.join(self.precisions)}"
+            raise ConfigError("precision", names["precision"], why)
+        if not blueprint.infinite:
+            self.widths(int(blueprint.width), blueprint.depth)
+        elif type(self).limit is Architecture.limit:
+            why = f"architecture={name} does not say how to draw its limit; a width is a whole number"
+            raise ConfigError("width", "inf", why)
+
+    def multiplications(self, blueprint: Blueprint) -> float:
+        """Weights that one sample meets on its way through; by default those of fully-connected layers."""
+        sizes = [blueprint.d, *self.widths(int(blueprint.width), blueprint.depth), blueprint.n_out]
+        return sum(j * k for j, k in itertools.pairwise(sizes))
+
+    def products(self, blueprint: Blueprint, precision: str) -> Products:
+        """How the matrices of its networks are multiplied; torch is set up for it."""
+        largest = blueprint.particles.first if blueprint.infinite else int(blueprint.width)
+        return arrange(precision, blueprint.device, largest)

@@ -1,0 +1,1 @@
+"""One run: its folder, how it stands, where its metrics go, how it shows itself, what stops it."""

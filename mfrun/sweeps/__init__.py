@@ -1,0 +1,1 @@
+"""Many runs: launching them, side by side on one machine, and what they will take."""
