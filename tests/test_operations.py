@@ -18,7 +18,7 @@ from mfrun.networks.dense import Dense
 from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Normal, Rademacher
 from mfrun.networks.measures import Measure
-from mfrun.networks.neurons import Gain, Neuron
+from mfrun.networks.neurons import Gain, Neuron, Trained
 from mfrun.networks.operations import OfProduct, OfSum, Operation, Pointwise, Product, Separable
 from mfrun.networks.particles import Particles
 from mfrun.registry import find
@@ -168,8 +168,8 @@ def test_a_neuron_can_be_split_into_copies(widths, neuron, operation, place, sha
 
     def network(W: list[Tensor], b: list[Tensor], theta: list[Tensor], p: list[Tensor]) -> Dense:
         measures = [Measure(1.0, q) for q in p]
-        keys = {} if plain else {"theta": theta, "neuron": rule}
-        return Dense(W, b, measures, sigma, operation=operation_of(operation), **keys)
+        own = None if plain else [Trained(rule, sigma, t) for t in theta]
+        return Dense(W, b, measures, sigma, trained=own, operation=operation_of(operation))
 
     two = network(again(again(W), 2, l + 1), again(b), again(theta), p2)
     one = network(W, b, theta, p)
