@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
+
+Command = Callable[[list[str]], int]
 
 HELP = """\
 mfrun: train networks of any width n, and of n = infinity, in the mean field scaling of arXiv 1902.02880,
@@ -86,58 +89,15 @@ def _run(argv: list[str]) -> int:
         return 1
 
 
-def _train(argv: list[str]) -> int:
-    from mfrun.sweeps import launch
+def _command(target: str) -> Command:
+    """The function ``module:function``, whose module is imported when it is called."""
 
-    return launch.train(argv)
+    def call(argv: list[str]) -> int:
+        module, _, function = target.partition(":")
+        code: int = getattr(importlib.import_module(module), function)(argv)
+        return code
 
-
-def _sweep(argv: list[str]) -> int:
-    from mfrun.sweeps import launch
-
-    return launch.sweep(argv)
-
-
-def _plot(argv: list[str]) -> int:
-    from mfrun.study import plot
-
-    return plot.main(argv)
-
-
-def _compare(argv: list[str]) -> int:
-    from mfrun.study import compare
-
-    return compare.main(argv)
-
-
-def _statics(argv: list[str]) -> int:
-    from mfrun.study import statics
-
-    return statics.main(argv)
-
-
-def _check(argv: list[str]) -> int:
-    from mfrun.study import coordinate_check
-
-    return coordinate_check.main(argv)
-
-
-def _status(argv: list[str]) -> int:
-    from mfrun.runs import status
-
-    return status.main(argv)
-
-
-def _data(argv: list[str]) -> int:
-    from mfrun.study import data
-
-    return data.main(argv)
-
-
-def _completion(argv: list[str]) -> int:
-    from mfrun.shell import completion
-
-    return completion.main(argv)
+    return call
 
 
 def _complete(argv: list[str]) -> int:
@@ -146,16 +106,16 @@ def _complete(argv: list[str]) -> int:
     return completion.complete(argv, COMMANDS)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": _train,
-    "sweep": _sweep,
-    "plot": _plot,
-    "compare": _compare,
-    "statics": _statics,
-    "check": _check,
-    "status": _status,
-    "data": _data,
-    "completion": _completion,
+COMMANDS: dict[str, Command] = {
+    "train": _command("mfrun.sweeps.launch:train"),
+    "sweep": _command("mfrun.sweeps.launch:sweep"),
+    "plot": _command("mfrun.study.plot:main"),
+    "compare": _command("mfrun.study.compare:main"),
+    "statics": _command("mfrun.study.statics:main"),
+    "check": _command("mfrun.study.coordinate_check:main"),
+    "status": _command("mfrun.runs.status:main"),
+    "data": _command("mfrun.study.data:main"),
+    "completion": _command("mfrun.shell.completion:main"),
     "_complete": _complete,
 }
 VISIBLE = [name for name in COMMANDS if not name.startswith("_")]

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 
 from mfrun.errors import UserError
 from mfrun.study.curves import Curve
+from mfrun.study.power_law import power_law
 
 # Of the bootstrap over replicates.
 RESAMPLES = 2000
@@ -60,7 +61,7 @@ class Gap:
         """Half-width of the 95 % interval of the mean gap by step, over replicates and the reference's own error."""
         chance = pd.Series(0.0, self.differences.index)
         if self.replicates > 1:
-            t = scipy.stats.t.ppf(0.975, self.replicates - 1)
+            t = float(scipy.special.stdtrit(self.replicates - 1, 0.975))
             chance = t * self.differences.std(axis=1) / math.sqrt(self.replicates)
         return (chance**2 + self.reference_bar**2).pow(0.5)
 
@@ -135,7 +136,7 @@ def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) ->
     if bar is None:
         # A finite reference is one draw of a few: its mean's own 95 % interval is its error bar.
         spread = truth.std(axis=1).fillna(0.0) / math.sqrt(truth.shape[1])
-        bar = spread * (scipy.stats.t.ppf(0.975, truth.shape[1] - 1) if truth.shape[1] > 1 else 0.0)
+        bar = spread * (float(scipy.special.stdtrit(truth.shape[1] - 1, 0.975)) if truth.shape[1] > 1 else 0.0)
     gaps = []
     for curve in finite:
         values = curve.table(metric)
@@ -173,21 +174,19 @@ def fit(gaps: list[Gap], measure: Callable[[np.ndarray], float]) -> Fit:
     values = np.array([measure(m) for m in differences])
     if len(gaps) < 2 or not (values > 0).all():
         return Fit()
-    x = np.log(n)
-    line = scipy.stats.linregress(x, np.log(values))
-    result = Fit(rate=-float(line.slope), C=float(np.exp(line.intercept)))
+    law = power_law(n.tolist(), values.tolist())
+    result = Fit(rate=-law.exponent, C=law.C)
     if min(g.replicates for g in gaps) >= 4:
         rng = np.random.default_rng(0)
         slopes = []
         for _ in range(RESAMPLES):
             again = [measure(m[:, rng.integers(0, m.shape[1], m.shape[1])]) for m in differences]
             if min(again) > 0:
-                slopes.append(-np.polyfit(x, np.log(again), 1)[0])
+                slopes.append(-power_law(n.tolist(), again).exponent)
         result.low, result.high = (float(q) for q in np.quantile(slopes, (0.025, 0.975)))
         result.source = "replicates"
     elif len(gaps) >= 3:
-        half = scipy.stats.t.ppf(0.975, len(gaps) - 2) * float(line.stderr)
-        result.low, result.high, result.source = result.rate - half, result.rate + half, "residuals"
+        result.low, result.high, result.source = -law.high, -law.low, "residuals"
     return result
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,12 @@ def power_law(n: Sequence[float], values: Sequence[float]) -> PowerLaw:
     """Fit positive values at different n."""
     if len(n) < 2:
         return PowerLaw()
-    line = scipy.stats.linregress(np.log(n), np.log(values))
-    exponent, C = float(line.slope), float(np.exp(line.intercept))
-    if len(n) < 3:
+    x, y = np.log(n), np.log(values)
+    slope, intercept = np.polyfit(x, y, 1)
+    exponent, C, free = float(slope), float(np.exp(intercept)), len(n) - 2
+    if free < 1:
         return PowerLaw(exponent, C=C)
-    half = float(scipy.stats.t.ppf(0.975, len(n) - 2) * line.stderr)
+    residuals, apart = y - intercept - slope * x, x - x.mean()
+    error = math.sqrt(float(residuals @ residuals) / free / float(apart @ apart))
+    half = float(scipy.special.stdtrit(free, 0.975)) * error
     return PowerLaw(exponent, exponent - half, exponent + half, C)

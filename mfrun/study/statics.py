@@ -19,7 +19,6 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import scipy.stats
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -31,6 +30,7 @@ from mfrun.networks.operations import Product
 from mfrun.problems.problem import Evaluation
 from mfrun.runs.directory import RunDirectory
 from mfrun.study import style
+from mfrun.study.power_law import power_law
 from mfrun.study.subnetworks import empirical_measure, in_float64, subnetworks
 
 # Column of the table, what it is called in print and in a picture, the power of n that it should fall with.
@@ -163,9 +163,8 @@ def rate(frame: pd.DataFrame, column: str) -> tuple[float, float, float] | None:
     used = frame[frame[column] > 2 * frame[f"{column}_se"].fillna(0)]
     if len(used) < 3:
         return None
-    line = scipy.stats.linregress(np.log(used["n"]), np.log(used[column]))
-    half = float(scipy.stats.t.ppf(0.975, len(used) - 2) * line.stderr)
-    return -float(line.slope), -float(line.slope) - half, -float(line.slope) + half
+    law = power_law(used["n"].tolist(), used[column].tolist())
+    return -law.exponent, -law.high, -law.low
 
 
 def rates(frame: pd.DataFrame) -> pd.DataFrame:
