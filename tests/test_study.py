@@ -12,6 +12,7 @@ import pytest
 from mfrun.cli import _run
 from mfrun.dynamics.evaluate import grid
 from mfrun.runs.directory import RunDirectory
+from mfrun.study import compare
 from mfrun.study.convergence import study
 from mfrun.study.curves import load
 
@@ -278,3 +279,15 @@ def test_status_lists_every_run(sweep: Path, capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert out.count("finished") == 4
     assert "running 10/1000" in " ".join(out.split())
+
+
+def test_a_gap_that_is_zero_at_the_only_step(tmp_path: Path) -> None:
+    """Two widths with equal errors and one evaluation after the start: as early as a sweep can be compared."""
+    for n in (3, 5):
+        run = tmp_path / f"width={n}"
+        run.mkdir()
+        (run / "config.yaml").write_text(f"width: {n}\n")
+        rows = "".join(f"{k},{k},0,{1 / n},0.5,0.1\n" for k in (0, 1))
+        (run / "metrics.csv").write_text(f"step,t,replicate,population_loss,population_error,wall_seconds\n{rows}")
+    assert compare.main([str(tmp_path)]) == 0
+    assert (tmp_path / "compare.png").stat().st_size > 0

@@ -145,6 +145,10 @@ def _figure(studies: list[Study], file: Path) -> None:
             _positive(row[0], bar, **{**style.LIMIT, "linewidth": 1.0}, label=label)
         row[0].axhline(s.tolerance, color="0.5", linewidth=0.8, linestyle=":")
         row[0].set(title=f"{title(s.metric)}: gap of one network", xlabel="SGD step", xscale="log", yscale="log")
+        if not any((g.of_one() > 0).any() for g in s.gaps) and not (bar > 0).any():
+            # Where all gaps are 0, nothing has told the logarithmic axis where it lies.
+            steps = s.gaps[0].differences.index
+            row[0].set_xlim(steps[0] / 2, steps[-1] * 2)
         _against_n(row[1], s)
         _horizons(row[2], s)
         if s.setting:

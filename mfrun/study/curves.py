@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from mfrun.config import flatten, parse_width, width_label
 from mfrun.errors import ConfigError, UserError
+from mfrun.registry import create
 from mfrun.runs.directory import KEYS, RunDirectory, find_runs, newest
 
 # Differences between runs that are repetitions, not settings.
@@ -159,9 +160,19 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
 def _setting(flat: dict[str, Any]) -> dict[str, Any]:
     """The keys of a run that are settings, not repetitions of one."""
     # A longer run continues a shorter one, unless its schedule stretches with it.
-    stretches = flat.get("schedule.name") == "cosine" and flat.get("schedule.time") is None
-    left_out = [k for k in REPEATED if not (k == "steps" and stretches)]
+    left_out = [k for k in REPEATED if not (k == "steps" and _stretches(flat))]
     return {k: v for k, v in flat.items() if k not in (*left_out, "width", "widths")}
+
+
+def _stretches(flat: dict[str, Any]) -> bool:
+    """Whether a run's schedule depends on the length of the run, as one of the user's own may."""
+    node = {k.removeprefix("schedule."): v for k, v in flat.items() if k.startswith("schedule.")}
+    if ":" in str(node.get("name")):  # which is not imported because a run's folder names it
+        return True
+    try:
+        return bool(create("schedule", node, "schedule").needs_end)
+    except ConfigError:
+        return False
 
 
 def describe(setting: dict[str, Any], keys: list[str] | None = None) -> str:
