@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mfrun.errors import ConfigError
-from mfrun.networks import drawing
-from mfrun.networks.architecture import Architecture, Blueprint
+from mfrun.networks.architecture import Blueprint
 from mfrun.networks.conv import Conv, Convolution
-from mfrun.networks.drawing import Drawn
+from mfrun.networks.drawing import AnyWidth, Drawn
 from mfrun.networks.init import Layers
 from mfrun.networks.network import Image
 from mfrun.networks.products import Products
@@ -22,7 +21,7 @@ NORMALISE = ("terms", "filters")
 
 @register("architecture", "cnn")
 @dataclass
-class ConvArchitecture(Architecture):
+class ConvArchitecture(AnyWidth):
     """Convolutions, and a fully-connected output (Appendix C).
 
     Attributes:
@@ -118,19 +117,12 @@ class ConvArchitecture(Architecture):
         inner = [h * w if self.normalise == "terms" else 1 for h, w in self.kernels(image)[1:]]
         return [1, *inner]
 
-    def _layers(self, blueprint: Blueprint) -> Layers:
+    def layers_of(self, blueprint: Blueprint) -> Layers:
         """A kernel between any two filters."""
         image = _image(blueprint)
         return Layers(image[2], blueprint.n_out, tuple(self.kernels(image)), self.biases)
 
-    def finite(self, blueprint: Blueprint) -> Conv:
-        widths = self.widths(int(blueprint.width), blueprint.depth)
-        return self._network(drawing.finite(blueprint, self._layers(blueprint), widths), blueprint)
-
-    def limit(self, blueprint: Blueprint) -> Conv:
-        return self._network(drawing.limit(blueprint, self._layers(blueprint)), blueprint)
-
-    def _network(self, drawn: Drawn, blueprint: Blueprint) -> Conv:
+    def network(self, drawn: Drawn, blueprint: Blueprint) -> Conv:
         image, b = _image(blueprint), drawn.b if self.biases else None
         return Conv(drawn.W, b, drawn.p, blueprint.activation, self.layers, self.terms(image), image)
 

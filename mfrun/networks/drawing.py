@@ -9,18 +9,17 @@ nothing else:
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mfrun.networks.architecture import Architecture, Blueprint
 from mfrun.networks.init import ARRAYS, Layers
 from mfrun.networks.measures import Measure
+from mfrun.networks.network import Network
 from mfrun.seeds import generator
-
-if TYPE_CHECKING:
-    from mfrun.networks.architecture import Blueprint
 
 
 @dataclass
@@ -51,6 +50,25 @@ class Drawn:
         p = [Measure(m.scale, None if m.weights is None else ready(m.weights)) for m in self.p]
         W, b, theta = ([ready(array) for array in arrays] for arrays in (self.W, self.b, self.theta))
         return Drawn(W, b, p, theta, None if self.omega is None else ready(self.omega))
+
+
+class AnyWidth(Architecture):
+    """An architecture whose networks are drawn alike at every width, from the shapes of their layers."""
+
+    @abstractmethod
+    def layers_of(self, blueprint: Blueprint) -> Layers:
+        """The shapes of the weights between two neurons."""
+
+    @abstractmethod
+    def network(self, drawn: Drawn, blueprint: Blueprint) -> Network:
+        """The network that has the arrays."""
+
+    def finite(self, blueprint: Blueprint) -> Network:
+        widths = self.widths(int(blueprint.width), blueprint.depth)
+        return self.network(finite(blueprint, self.layers_of(blueprint), widths), blueprint)
+
+    def limit(self, blueprint: Blueprint) -> Network:
+        return self.network(limit(blueprint, self.layers_of(blueprint)), blueprint)
 
 
 def finite(blueprint: Blueprint, layers: Layers, widths: list[int]) -> Drawn:

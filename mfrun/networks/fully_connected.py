@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mfrun.errors import ConfigError
-from mfrun.networks import drawing
-from mfrun.networks.architecture import Architecture, Blueprint
+from mfrun.networks.architecture import Blueprint
 from mfrun.networks.dense import Dense
-from mfrun.networks.drawing import Drawn
+from mfrun.networks.drawing import AnyWidth, Drawn
 from mfrun.networks.init import Layers
 from mfrun.networks.neurons import Bias, Trained
 from mfrun.registry import register
@@ -18,7 +17,7 @@ from mfrun.registry import register
 
 @register("architecture", "dense")
 @dataclass
-class DenseArchitecture(Architecture):
+class DenseArchitecture(AnyWidth):
     """Fully-connected layers (Section 3.1).
 
     Attributes:
@@ -58,18 +57,11 @@ class DenseArchitecture(Architecture):
             return blueprint.particles.first * (blueprint.d + blueprint.n_out)
         return super().multiplications(blueprint)
 
-    def layers(self, blueprint: Blueprint) -> Layers:
+    def layers_of(self, blueprint: Blueprint) -> Layers:
         """One number between any two neurons."""
         return Layers(blueprint.d, blueprint.n_out, ((),) * blueprint.depth, self.biases)
 
-    def finite(self, blueprint: Blueprint) -> Dense:
-        widths = self.widths(int(blueprint.width), blueprint.depth)
-        return self._network(drawing.finite(blueprint, self.layers(blueprint), widths), blueprint)
-
-    def limit(self, blueprint: Blueprint) -> Dense:
-        return self._network(drawing.limit(blueprint, self.layers(blueprint)), blueprint)
-
-    def _network(self, drawn: Drawn, blueprint: Blueprint) -> Dense:
+    def network(self, drawn: Drawn, blueprint: Blueprint) -> Dense:
         neuron, activation = blueprint.neuron, blueprint.activation
         return Dense(
             drawn.W,
