@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -37,6 +38,8 @@ Add --debug to any command for the full traceback of an error."""
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    # Imports make many objects and no garbage: to look for it less often saves a tenth of the start.
+    gc.set_threshold(100_000, 20, 20)
     try:
         try:
             code = _run(sys.argv[1:] if argv is None else argv)

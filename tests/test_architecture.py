@@ -11,7 +11,7 @@ from test_cli import TINY, folder, here, rows  # noqa: F401
 
 from mfrun.config import validated
 from mfrun.dynamics.experiment import assemble
-from mfrun.shell.commandline import compose
+from mfrun.shell.compose import compose
 
 SKIP = '''
 from dataclasses import dataclass

@@ -21,6 +21,7 @@ from mfrun.dynamics.experiment import assemble
 from mfrun.errors import UserError
 from mfrun.seeds import generator
 from mfrun.shell import commandline
+from mfrun.shell.compose import compose
 from mfrun.study.coordinate_check import (
     DEFAULTS,
     FINE,
@@ -42,7 +43,7 @@ def check(*argv: str) -> tuple[pd.DataFrame, str]:
     """Without the shell and the picture: check.csv by layer and quantity, and what is printed."""
     words = [w for w in argv if w != "--train"]
     quick = [k for k in QUICK if not (k.startswith("dataset") and "dataset=arrays" in argv)]
-    experiments = assemble_widths(commandline.compose([*commandline.over(DEFAULTS, quick), *words], []))
+    experiments = assemble_widths(compose([*commandline.over(DEFAULTS, quick), *words], []))
     found = judge(pd.concat(pd.DataFrame(measure(e, "--train" in argv)) for e in experiments))
     return table(found).set_index(["layer", "quantity"]), text(found)
 
@@ -56,7 +57,7 @@ def test_sizes_and_changes_are_those_of_plain_pytorch(architecture: str, train: 
     """RMS of every array of the networks of the paper, by reference forward pass, autograd and the widths' factors."""
     keys = ["width=5", "depth=3", "steps=3", "replicates=2", "dataset.d=3", "batch=7", "alpha=0.2", "activation=tanh"]
     keys += ["dtype=float64", "init.tau3=0.5", "schedule=power", "schedule.p=0.5", architecture]
-    experiment = assemble(config.validated(commandline.compose(keys, [])))
+    experiment = assemble(config.validated(compose(keys, [])))
     got = pd.DataFrame(measure(experiment, train)).set_index(["step", "layer", "quantity"])
 
     network = experiment.network()

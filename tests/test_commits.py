@@ -23,7 +23,7 @@ from mfrun import config
 from mfrun.dynamics.experiment import assemble
 from mfrun.dynamics.train import train
 from mfrun.runs.directory import RunDirectory
-from mfrun.shell.commandline import compose
+from mfrun.shell.compose import compose
 
 # Evaluated at steps 0, 1, 10, 100 and 260; a state is saved at 256, too, where a block of samples ends.
 SMALLEST = ["width=2", "depth=2", "dataset.d=2", "batch=2", "evaluation.samples=5", "evaluation.points_per_decade=1",

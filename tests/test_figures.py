@@ -17,7 +17,7 @@ from torchvision import datasets as tv
 from mfrun.cli import _run
 from mfrun.config import conf_dir, content
 from mfrun.runs.directory import RunDirectory, read_sweep, write_sweep
-from mfrun.shell.commandline import compose, hydra_settings
+from mfrun.shell.compose import compose, compose_whole
 from mfrun.study.curves import load
 
 
@@ -68,7 +68,7 @@ def preset(name: str) -> tuple[dict[str, object], dict[str, list[float]]]:
     words = [f"figure={name}"]
     plain = OmegaConf.to_container(compose(words, []), resolve=True)
     assert isinstance(plain, dict)
-    swept = hydra_settings(words, []).sweeper.params or {}
+    swept = compose_whole(words, []).hydra.sweeper.params or {}
     return plain, {str(key): [float(v) for v in str(values).split(",")] for key, values in swept.items()}
 
 

@@ -64,22 +64,28 @@ def test_a_launcher_that_is_not_installed(name: str, capfd: pytest.CaptureFixtur
 
 def test_an_unknown_launcher(capfd: pytest.CaptureFixture[str]) -> None:
     assert here("sweep", *SWEEP, "hydra/launcher=slurm", "dir=s") == 2
-    known = "basic, joblib, ray, submitit_local, submitit_slurm"
+    known = "basic, joblib, local, ray, submitit_local, submitit_slurm"
     assert re.match(rf"mfrun: hydra/launcher=slurm: unknown; one of {known}", capfd.readouterr().err)
 
 
-# A launcher's process: a handler like submitit's is in place before the job is called, here by Hydra's own launcher.
+# A launcher's process: a handler like submitit's is in place before the job is called, here by Hydra's own launcher,
+# which a scheduler calls again with the same words.
 JOB = """\
 import signal, sys
-from mfrun.shell import hydra
-from mfrun.sweeps.launch import train_job
+from pathlib import Path
+from mfrun.shell import compose, hydra
+from mfrun.sweeps.jobs import train_job
 
 def requeue(number, frame):
     print("requeued by", signal.Signals(number).name, flush=True)
     sys.exit(7)
 
 signal.signal(signal.SIGUSR2, requeue)
-hydra.run("sweep", train_job, [*sys.argv[1:], "hydra.sweep.subdir='width=${width}'", "--multirun"])
+words = [*sys.argv[1:], "hydra/launcher=basic", "hydra.sweep.subdir='width=${width}'"]
+Path("s").mkdir(exist_ok=True)
+master = compose.compose_whole(words, [])
+jobs = {(str(n),): compose.compose_whole([*words, f"width={n}"], []) for n in (3, 4)}
+hydra.launch(master, jobs, train_job)
 """
 
 
@@ -88,7 +94,7 @@ hydra.run("sweep", train_job, [*sys.argv[1:], "hydra.sweep.subdir='width=${width
     [([signal.SIGUSR2], 7), ([signal.SIGTERM, signal.SIGUSR2], 7), ([signal.SIGTERM], 143)],
 )
 def test_a_job_that_is_requeued_goes_on(signals: list[signal.Signals], code: int) -> None:
-    words = [*TINY[2:], "threads=1", "width=3,4", "steps=2000", "dir=s"]
+    words = [*TINY[2:], "threads=1", "steps=2000", "dir=s"]
 
     def job() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", JOB, *words], stdout=-1, stderr=-1, text=True)
@@ -109,7 +115,7 @@ def test_a_job_that_is_requeued_goes_on(signals: list[signal.Signals], code: int
     process = job()  # with the same words, as the scheduler starts it again
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert here("train", *words[:-3], "width=3", "steps=2000", "dir=alone") == 0
+    assert here("train", *words[:-1], "width=3", "dir=alone") == 0
     assert curves("s/width=3") == curves("alone")
     assert status("s/width=4")["state"] == "finished"
 

@@ -18,7 +18,7 @@ from mfrun.dynamics.experiment import assemble
 from mfrun.dynamics.schedules import FLAT, Constant, Cosine, Exponential, Piecewise, Power, Schedule
 from mfrun.dynamics.warnings import warn
 from mfrun.problems.datasets import IsotropicGaussians
-from mfrun.shell.commandline import compose
+from mfrun.shell.compose import compose
 
 # (words of the command line, what is said of the key; "" for nothing). steps * alpha = 100 * 0.1 = 10.
 TEN = ["steps=100", "alpha=0.1"]

@@ -36,6 +36,7 @@ from mfrun.errors import ConfigError, UserError
 from mfrun.runs.progress import say
 from mfrun.seeds import generator
 from mfrun.shell import commandline, hydra
+from mfrun.shell.compose import compose, folder
 from mfrun.study import style
 from mfrun.study.power_law import PowerLaw, power_law
 
@@ -66,8 +67,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{o.input_line}: several values; one check is of one setting")
         if o.key_or_group == "width":
             raise ConfigError("width", o.value(), "the check compares widths=[...]")
-    node = commandline.compose(overrides, flags)
-    folder = commandline.folder(node)
+    node = compose(overrides, flags)
+    place = folder(node)
     experiments = assemble_widths(node)
     cfg = experiments[0].cfg
     if cfg.threads is not None:
@@ -79,14 +80,14 @@ def main(argv: list[str]) -> int:
     steps = pd.concat(frames, ignore_index=True)
     found = judge(steps)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    steps.to_csv(folder / "check_steps.csv", index=False)
-    table(found).to_csv(folder / "check.csv", index=False)
+    place.mkdir(parents=True, exist_ok=True)
+    steps.to_csv(place / "check_steps.csv", index=False)
+    table(found).to_csv(place / "check.csv", index=False)
     what = f"scaling={cfg.scaling['name']}, dataset={cfg.dataset['name']}"
     print(f"{what}: RMS over neurons, {SAMPLES} samples, {cfg.replicates} networks and steps 0 to {cfg.steps}")
     print(text(found))
-    _figure(found, f"Coordinate check, {what}", folder / "check.png")
-    print(f"\n{folder / 'check.csv'}\n{folder / 'check.png'}")
+    _figure(found, f"Coordinate check, {what}", place / "check.png")
+    print(f"\n{place / 'check.csv'}\n{place / 'check.png'}")
     return 0 if all(q.verdict in FINE for q in found) else 1
 
 

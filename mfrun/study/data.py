@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from mfrun import config
 from mfrun.errors import UserError
 from mfrun.shell import usage
-from mfrun.shell.commandline import compose, line, parse, split
+from mfrun.shell.commandline import line, parse, split
+from mfrun.shell.compose import compose
 
 if TYPE_CHECKING:
     from torch import Tensor

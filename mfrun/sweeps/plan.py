@@ -18,6 +18,7 @@ from mfrun.files import free_bytes
 from mfrun.runs.status import duration
 from mfrun.sweeps import side_by_side
 from mfrun.sweeps.estimate import Planned, measure
+from mfrun.sweeps.jobs import Run
 
 # Bytes of a run's process beside its arrays and what all processes share, and of a CUDA context.
 PROCESS, CONTEXT = 60 * 2**20, 600 * 2**20
@@ -272,3 +273,15 @@ def _bytes(count: float) -> str:
     if count < GIB:
         return f"{count / 2**20:.3g} MiB"
     return f"{count / GIB:.3g} GiB" if count < 1024 * GIB else f"{count / GIB / 1024:.3g} TiB"
+
+
+def plan(runs: Sequence[Run], top: Path, threads: int | None, cluster: Cluster | None = None) -> int:
+    """Say what the sweep would take; 1 where it does not fit."""
+    left = [Planned(run.job(), run.experiment) for run in runs if not run.finished]
+    if len(left) < len(runs):
+        print(f"{len(runs) - len(left)} of {len(runs)} runs are done\n")
+    if not left:
+        return 0
+    plan = Plan(left, top, threads, cluster)
+    print(f"{plan.table()}\n\n{plan.totals()}")
+    return 1 if plan.lacking() else 0

@@ -110,10 +110,8 @@ def run_side_by_side(jobs: Sequence[Job], cores: int) -> list[Job]:
     """
     wide, narrow = schedule(jobs, cores)
     if not FORKS:
-        for job in wide:
-            with in_sweep(1):
-                job.go(cores)
-        return []  # they have said so in this process
+        with in_sweep(1):
+            return [job for job in wide if not job.go(cores)]
     with _Processes() as processes:
         for job in wide:
             processes.run([job], side_by_side=1, threads=cores)
@@ -123,22 +121,26 @@ def run_side_by_side(jobs: Sequence[Job], cores: int) -> list[Job]:
     return processes.failed
 
 
-def run_on_streams(jobs: Sequence[Job], device: torch.device) -> None:
+def run_on_streams(jobs: Sequence[Job], device: torch.device) -> list[Job]:
     """Train on the GPU, several at a time.
+
+    Returns:
+        The jobs that failed.
 
     Raises:
         Interrupted: SIGINT or SIGTERM; the runs in hand have saved their states.
     """
     import torch
 
-    slots = list(range(STREAMS, 0, -1))
+    slots, failed = list(range(STREAMS, 0, -1)), list[Job]()
 
     def go(job: Job) -> None:
         slot = slots.pop()
         if not Signals.received:
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             with torch.cuda.device(device), torch.cuda.stream(stream), in_sweep(slot):
-                job.go(1)
+                if not job.go(1):
+                    failed.append(job)
         slots.append(slot)
 
     with Signals(), ThreadPoolExecutor(STREAMS) as pool:
@@ -147,6 +149,7 @@ def run_on_streams(jobs: Sequence[Job], device: torch.device) -> None:
         received = Signals.received
     if received:
         raise Interrupted(received)
+    return failed
 
 
 class _Processes:

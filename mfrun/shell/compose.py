@@ -1,0 +1,209 @@
+"""The configuration that the words of a command line compose, or one line that says why they compose none."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra._internal.config_loader_impl import get_overrides_dirname
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mfrun import config
+from mfrun.errors import ConfigError, UserError
+from mfrun.files import nearest
+from mfrun.registry import reason, suggest
+from mfrun.shell import commandline
+
+
+def compose(overrides: list[str], flags: list[str], complete: bool = True) -> DictConfig:
+    """The keys of a run, resolved.
+
+    Args:
+        overrides: one value for each key.
+        flags: Hydra's flags.
+        complete: refuse keys that have no value yet.
+
+    Raises:
+        UserError: the words make no sense.
+    """
+    return keys(compose_whole(overrides, flags), complete)
+
+
+def compose_whole(overrides: list[str], flags: list[str]) -> DictConfig:
+    """The keys of a run as they stand in the files, and Hydra's own beside them in the node ``hydra``.
+
+    Raises:
+        UserError: the words make no sense.
+    """
+    name, extra = _source(flags)
+    with _hydra():
+        try:
+            _refuse_options(overrides, name, extra)
+            return hydra.compose(name, overrides=[*overrides, *extra], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _explain(error, overrides, name, extra) from error
+        except yaml.MarkedYAMLError as error:
+            place = f"{error.problem_mark.name}: line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise UserError(f"{place}not YAML ({error.problem})") from error
+
+
+def compose_jobs(jobs: list[list[str]], flags: list[str]) -> list[DictConfig]:
+    """The whole configurations of a sweep's jobs.
+
+    Jobs that choose the same files share their composition: the keys in those files are then set in a copy of it, which
+    is what Hydra does last of all, and takes a tenth of the time.
+
+    Args:
+        jobs: the overrides of each, with one value for each key.
+        flags: Hydra's flags.
+
+    Raises:
+        UserError: the words make no sense.
+    """
+    name, extra = _source(flags)
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    wholes = []
+    for words in jobs:
+        parsed = commandline.parse(words)
+        with _hydra():
+            settable = [o for o in parsed if _sets(o) and not _options(o.key_or_group, name, tuple(extra))]
+        files = tuple(commandline.line(o) for o in parsed if o not in settable)
+        try:
+            wholes.append(_set(copy.deepcopy(composed[files]), settable, parsed))
+        except (KeyError, OmegaConfBaseException):
+            composed[files] = compose_whole(words, flags)
+            wholes.append(composed[files])
+    return wholes
+
+
+def _sets(o: Override) -> bool:
+    """Whether an override gives a value to a key or chooses a file, and does no more."""
+    return o.type is OverrideType.CHANGE and o.package is None
+
+
+def _set(whole: DictConfig, overrides: list[Override], words: list[Override]) -> DictConfig:
+    """Set keys in a configuration, and note the words of the job that it is the configuration of now."""
+    for o in overrides:
+        OmegaConf.update(whole, o.key_or_group, o.value())
+    own = [o for o in words if not o.is_hydra_override()]
+    job, said = whole.hydra.job, whole.hydra.overrides
+    said.task = [commandline.line(o) for o in own]
+    said.hydra = [commandline.line(o) for o in words if o.is_hydra_override()]
+    naming = job.config.override_dirname
+    job.override_dirname = get_overrides_dirname(own, naming.exclude_keys, naming.item_sep, naming.kv_sep)
+    return whole
+
+
+def keys(whole: DictConfig, complete: bool = True) -> DictConfig:
+    """The keys of a run, resolved, out of a whole configuration.
+
+    Raises:
+        ConfigError: a key has no value, or refers to one that is not there.
+    """
+    node = copy.deepcopy(whole)
+    with open_dict(node):
+        del node["hydra"]
+    missing = sorted(OmegaConf.missing_keys(node))
+    if missing and complete:
+        raise ConfigError(missing[0], "(missing)", "has no default and must be given")
+    try:
+        OmegaConf.resolve(node)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error.full_key or "config"), "?", reason(error)) from error
+    return node
+
+
+def folder(node: DictConfig) -> Path:
+    """``dir``, where it can be a folder that is written to."""
+    path = Path(str(node.dir))
+    if not node.dir:
+        raise ConfigError("dir", "''", "names the folder to write into")
+    there = nearest(path)
+    if not there.is_dir():
+        raise ConfigError("dir", path, f"{there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError("dir", path, f"no permission to write in {there}")
+    return path
+
+
+def _hydra() -> hydra.initialize_config_dir:
+    """A context in which Hydra composes configurations out of the files of this package."""
+    GlobalHydra.instance().clear()
+    return hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun")
+
+
+def _source(flags: list[str]) -> tuple[str, list[str]]:
+    """The name of the configuration that Hydra's flags ask for, and the overrides that --config-dir stands for."""
+    args = commandline.arguments(flags)
+    config.store_schema()
+    if not args.config_dir:
+        return args.config_name or "config", []
+    if not Path(args.config_dir).is_dir():
+        raise UserError(f"--config-dir {args.config_dir}: no such folder")
+    folder = commandline.quote("file://" + str(Path(args.config_dir).resolve()))
+    return args.config_name or "config", [f"hydra.searchpath=[{folder}]"]
+
+
+def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
+    """Refuse options that a group has not; Hydra passes over them in silence where the group is optional."""
+    for o in commandline.parse(overrides):
+        options, value = _options(o.key_or_group, name, tuple(extra)), o.value()
+        if options and isinstance(value, str) and value not in options:
+            raise ConfigError(o.key_or_group, value, f"unknown; one of {', '.join(options)}{suggest(value, options)}")
+
+
+@functools.cache  # The jobs of a sweep ask for the same groups.
+def _options(group: str, name: str, extra: tuple[str, ...]) -> list[str]:
+    """The options of a group; none where it is a plain key."""
+    if "." in group:
+        return []
+    loader = GlobalHydra.instance().config_loader()
+    return list(loader.get_group_options(group, config_name=name, overrides=list(extra)))
+
+
+def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]) -> UserError:
+    """Hydra's messages, which span paragraphs, as one line that names the override to blame."""
+    parsed = commandline.parse(overrides)
+    groups = [commandline.line(o) for o in parsed if _options(o.key_or_group, name, tuple(extra))]
+    try:
+        base = hydra.compose(name, overrides=[*groups, *extra])
+    except (HydraException, OmegaConfBaseException):
+        return UserError(_root_reason(error))
+    for o in parsed:
+        said = commandline.line(o)
+        try:
+            hydra.compose(name, overrides=[*(g for g in groups if g != said), said, *extra])
+        except (HydraException, OmegaConfBaseException) as own:
+            parent, _, last = o.key_or_group.rpartition(".")
+            siblings = OmegaConf.select(base, parent) if parent else base
+            if not isinstance(siblings, DictConfig) or last in siblings or said in groups or parent == "hydra":
+                return UserError(f"{said}: {_root_reason(own)}")
+            if parent:
+                known = [str(k) for k in siblings if k != "name"]
+                here = f"keys here are {', '.join(known)}" if known else f"{parent} has no keys"
+            else:
+                known, here = [*config.flatten(_plain(base)), *map(str, base)], "mfrun train --help lists them"
+            return UserError(f"{said}: unknown key; {here}{suggest(last, known)}")
+    return UserError(_root_reason(error))
+
+
+def _root_reason(error: BaseException) -> str:
+    """What is wrong, in the words of the error that the others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return reason(error)
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}

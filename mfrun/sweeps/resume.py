@@ -1,0 +1,100 @@
+"""What a run or sweep that is resumed was started with, as its folder says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from mfrun.errors import UserError
+from mfrun.registry import distrust, names_in
+from mfrun.runs.directory import RunDirectory, read_sweep
+from mfrun.shell import commandline
+from mfrun.shell.compose import compose, compose_whole
+
+
+def lasting(overrides: list[str]) -> list[str]:
+    """The words of a sweep's command line that are kept for those that resume it."""
+    return [o for o in overrides if not _of_this_call(commandline.parse([o])[0].key_or_group)]
+
+
+def _of_this_call(key: str) -> bool:
+    """Whether a word of the command line is for this call alone, and not for those that resume the sweep."""
+    return key in ("resume", "dir") or key.startswith(("hydra/", "hydra."))
+
+
+def words_of_run(run_dir: Path) -> list[str]:
+    """The words that the run in a folder was started with.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = run_dir / ".hydra" / "overrides.yaml"
+    if not RunDirectory(run_dir).exists() or not file.is_file():
+        raise UserError(f"dir={run_dir}: no run to resume here")
+    try:
+        saved = OmegaConf.load(file)
+    except Exception as error:
+        raise UserError(f"{file}: cannot be read") from error
+    plain = OmegaConf.to_container(saved) if OmegaConf.is_config(saved) else saved
+    return [o for o in _checked(plain, file) if not o.startswith(("resume=", "dir="))]
+
+
+def words_of_sweep(top: Path) -> list[str]:
+    """The words that the sweep in a folder was started with.
+
+    Raises:
+        UserError: there is none.
+    """
+    recorded = read_sweep(top)
+    if recorded is None:
+        raise UserError(f"dir={top}: no sweep to resume here")
+    return _checked(recorded.get("overrides"), top / "sweep.yaml")
+
+
+def _checked(saved: object, file: Path) -> list[str]:
+    """Overrides read from a run directory, which configure the run and never Hydra, whose keys can call anything.
+
+    Raises:
+        UserError: they do, or are no overrides.
+    """
+    if not isinstance(saved, list):
+        raise UserError(f"{file}: holds no list of overrides")
+    words = [str(o) for o in saved]
+    for o in commandline.parse(words):
+        if o.key_or_group.partition("/")[0].partition(".")[0] == "hydra":
+            raise UserError(f"{file}: holds {commandline.line(o)}; a run's folder does not configure Hydra")
+    return words
+
+
+def resumed(saved: list[str], typed: list[str], flags: list[str]) -> tuple[list[str], DictConfig]:
+    """The words of a resumed run or sweep, and the whole configuration of its first job.
+
+    A class or function of the user's own, ``package.module:name``, that only the saved words name is not imported
+    from then on: a folder that somebody else has written must not decide what code runs here. Those that are typed, or
+    that stand in the user's own files, may be.
+    """
+    overrides = commandline.over(saved, typed)
+    whole = compose_whole(commandline.first(overrides), flags)
+    if any(":" in o for o in saved):
+        groups = [o for o in saved if commandline.chooses(commandline.parse([o])[0])]
+        try:
+            own = _names(commandline.over(groups, typed), flags)
+        except UserError:  # What is typed makes sense beside the saved words only.
+            own = set()
+        distrust(_names(overrides, flags) - own)
+    return overrides, whole
+
+
+def _names(overrides: list[str], flags: list[str]) -> set[str]:
+    """What the configurations of a command line may import."""
+    jobs = commandline.jobs(commandline.parse(overrides))
+    return set().union(*(names_in(OmegaConf.to_container(compose(job, flags))) for job in jobs))
+
+
+def refuse_orphans(top: Path, names: list[str]) -> None:
+    """Every run that the folder holds must be one of the resumed sweep's; widths and values may be added."""
+    held = [p.parent.name for p in top.glob("*/config.yaml")]
+    lost = [name for name in held if name not in names]
+    if lost:
+        raise UserError(f"dir={top}: holds {lost[0]}, which the sweep to resume has not; a resumed sweep may only grow")
