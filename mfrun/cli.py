@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 Command = Callable[[list[str]], int]
 
@@ -92,12 +93,20 @@ def _run(argv: list[str]) -> int:
         return 1
 
 
-def _command(target: str) -> Command:
-    """The function ``module:function``, whose module is imported when it is called."""
+def _command(target: str, options: str | None = None) -> Command:
+    """The function ``module:function``, whose module is imported when it is called.
+
+    Args:
+        target: takes the words of the command line, or what the options have made of them.
+        options: the command's own, a function of :mod:`mfrun.shell.options`.
+    """
 
     def call(argv: list[str]) -> int:
+        given: Any = argv
+        if options is not None:
+            given = getattr(importlib.import_module("mfrun.shell.options"), options)().parse_args(argv)
         module, _, function = target.partition(":")
-        code: int = getattr(importlib.import_module(module), function)(argv)
+        code: int = getattr(importlib.import_module(module), function)(given)
         return code
 
     return call
@@ -112,11 +121,11 @@ def _complete(argv: list[str]) -> int:
 COMMANDS: dict[str, Command] = {
     "train": _command("mfrun.sweeps.launch:train"),
     "sweep": _command("mfrun.sweeps.launch:sweep"),
-    "plot": _command("mfrun.study.plot:main"),
-    "compare": _command("mfrun.study.compare:main"),
-    "statics": _command("mfrun.study.statics:main"),
+    "plot": _command("mfrun.study.plot:main", "plot"),
+    "compare": _command("mfrun.study.compare:main", "compare"),
+    "statics": _command("mfrun.study.statics:main", "statics"),
     "check": _command("mfrun.study.coordinate_check:main"),
-    "status": _command("mfrun.runs.status:main"),
+    "status": _command("mfrun.runs.status:main", "status"),
     "data": _command("mfrun.study.data:main"),
     "completion": _command("mfrun.shell.completion:main"),
     "_complete": _complete,

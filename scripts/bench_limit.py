@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from mfrun.dynamics.schedules import Constant
+from mfrun.dynamics.schedules import Constant, Rates
 from mfrun.networks.activations import ReLU
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.dense import DenseWorkspace
@@ -55,7 +55,7 @@ def measure(d: int, L: int, particles: int, rounds: int) -> list[float]:
     settings = Particles(first=particles)
     net = DenseArchitecture().draw(Blueprint(ReLU(), IID(), math.inf, L + 1, d, 1, particles=settings))
     stream = IsotropicGaussians(d=d).load(torch.float32, torch.device("cpu")).stream(0, B, "iid")
-    rates = [r / B for r in Constant().rates(0, 1, alpha=1e-5, steps=1, layers=L + 1)[0]]
+    rates = [r / B for r in Rates(Constant(), 1e-5, 1, L + 1).of_layers(0, 1)[0]]
     loss, ws = Squared(), DenseWorkspace(net, B)
     x, y = stream.batch(0)
     step = 0

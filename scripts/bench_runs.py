@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -33,8 +34,7 @@ from hydra import compose, initialize_config_dir
 from mfrun import config
 from mfrun.dynamics.evaluate import Evaluator, grid
 from mfrun.dynamics.experiment import Experiment, assemble
-from mfrun.dynamics.steps import Eager
-from mfrun.sweeps.side_by_side import cores
+from mfrun.sweeps.side_by_side import available_cores
 
 LONG = 100_000
 SHORT = """
@@ -110,16 +110,7 @@ def evaluation(data: list[str]) -> list[dict[str, object]]:
         cfg, network = e.cfg, e.network()
         sets = e.problem.evaluation(0, cfg.evaluation.samples)
         evaluator = Evaluator(sets, e.problem.task, e.loss, {})
-        steps = Eager(
-            network,
-            e.stream(),
-            e.loss,
-            e.schedule,
-            alpha=cfg.alpha,
-            steps=LONG,
-            batch=cfg.batch,
-            layers=cfg.depth,
-        )
+        steps = replace(e, cfg=replace(cfg, steps=LONG)).steps(network, e.stream())
 
         def seconds(what: object) -> float:
             begin = time.perf_counter()
@@ -158,7 +149,7 @@ def memory(data: list[str]) -> list[dict[str, object]]:
 
 def sweep() -> list[dict[str, object]]:
     """Every run by itself, on one core and on all; the best way to share the cores out; the sweep. Whole processes."""
-    total = cores()
+    total = available_cores()
     widths = [50, 100, 200, 400, 800, "inf"]
     argv = ["dataset=gaussians", "depth=5", "steps=4000"]
 

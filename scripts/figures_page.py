@@ -23,6 +23,7 @@ from mfrun.config import conf_dir
 from mfrun.errors import UserError
 from mfrun.runs.directory import SWEEP, find_runs, load_yaml, read_sweep
 from mfrun.runs.status import duration
+from mfrun.shell import options
 from mfrun.study import plot
 from mfrun.study.convergence import Fit, rms, study
 from mfrun.study.curves import Curve, default_metrics, describe, is_limit, load
@@ -120,7 +121,8 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     for figure in figures.values():
         if figure.folder is not None:
-            plot.main([str(figure.folder), "--out", str(pictures / f"{figure.name}.png")])
+            args = options.plot().parse_args([str(figure.folder), "--out", str(pictures / f"{figure.name}.png")])
+            plot.main(args)
     out.write_text(page(figures, pictures.name))
     print(out)
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import ACTIVATIONS, LOSSES, Init, build, forward, labels
 
-from mfrun.dynamics.schedules import Constant, Power
+from mfrun.dynamics.schedules import Constant, Power, Rates
 from mfrun.dynamics.steps import Counted, Eager
 from mfrun.networks import activations
 from mfrun.networks.dense import Dense, DenseWorkspace
@@ -261,9 +261,8 @@ def test_counted_steps_are_the_eager_ones(width, schedule):
         shape = {"width": width, "depth": 3, "d": 3, "n_out": 1, "particles": particles, "dtype": torch.float64}
         network = build(DenseArchitecture(), activations.Tanh(), init, **shape)
         start = network.state()["W2"].clone()
-        steps = kind(
-            network, problem.stream(0, 10, "iid"), Squared(), schedule, alpha=0.1, steps=600, batch=10, layers=3
-        )
+        rates = Rates(schedule, alpha=0.1, steps=600, layers=3)
+        steps = kind(network, problem.stream(0, 10, "iid"), Squared(), rates, batch=10)
         for k, end in itertools.pairwise([0, 7, 256, 300, 512, 600]):
             assert steps.advance(k, end) == end
         states.append(network.state())

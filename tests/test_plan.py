@@ -131,18 +131,19 @@ def test_everything_that_trains_can_be_planned(words: list[str]) -> None:
 )
 def test_a_large_step_is_measured_at_a_smaller_size(words: list[str]) -> None:
     e = experiment(*words)
-    assert e.flops > 2 * estimate.LARGE
+    assert e.flops > 2 * estimate.LARGE_STEP
     less = assemble(smaller(e.cfg, e.flops), e.problem)
-    assert 0.2 * estimate.LARGE < less.flops < 1.5 * estimate.LARGE
+    assert 0.2 * estimate.LARGE_STEP < less.flops < 1.5 * estimate.LARGE_STEP
     assert math.isinf(less.cfg.width) == math.isinf(e.cfg.width)
 
 
 def test_times_are_the_measured_ones_scaled_by_size_and_steps() -> None:
     run = planned(steps=1000, step=2e-3)
-    evaluations = len(grid(1000, 10)) * (estimate.SAVE + 1 / estimate.SAVING)
+    evaluations = len(grid(1000, 10)) * (estimate.SAVE_SECONDS + 1 / estimate.SAVED_A_SECOND)
     assert run.seconds() == pytest.approx(1000 * 2e-3 + evaluations, rel=1e-6)
     small = side_by_side.Job(lambda threads: True, "", 1, 1e5)
-    ratio = (side_by_side.OVERHEAD + 1e6 / side_by_side.SPEED) / (side_by_side.OVERHEAD + 1e5 / side_by_side.SPEED)
+    seconds = {f: side_by_side.STEP_SECONDS + f / side_by_side.CORE_SPEED for f in (1e5, 1e6)}
+    ratio = seconds[1e6] / seconds[1e5]
     run.pace = Pace(small.flops, 2e-3, 1e-6, 0.0)
     samples = len(grid(1000, 10)) * 10_000 * 1e-6 * ratio
     assert run.seconds() == pytest.approx(1000 * 2e-3 * ratio + samples + evaluations, rel=1e-6)
@@ -170,9 +171,9 @@ def test_order_and_total_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPat
     runs = [planned(k, steps=s, flops=f, step=1e-3) for k, (s, f) in sizes.items()]
     plan = plan_of(runs, monkeypatch)
     wide, narrow = side_by_side.schedule([run.job for run in runs], 2)
-    assert [p.run.job for p in plan.placed] == [*wide, *narrow]
+    assert [p.job for p in plan.runs] == [*wide, *narrow]
     assert [job.label for job in wide] == ["b"]
-    assert [p.where for p in plan.placed] == ["all 2 cores"] + 3 * ["one core"]
+    assert [p.where for p in plan.runs] == ["all 2 cores"] + 3 * ["one core"]
     by_label = {run.job.label: run for run in runs}
     beside = side_by_side.makespan([by_label[job.label].seconds() for job in narrow], 2)
     assert plan.seconds == pytest.approx(by_label["b"].seconds(2) + beside)
@@ -186,7 +187,7 @@ def test_memory_at_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mfrun.sweeps.plan.PROCESS", 0)
     runs = [planned(start=s, training=t) for s, t in ((10, 1), (1, 20), (30, 3), (5, 5))]
     plan = plan_of(runs, monkeypatch)
-    assert {p.cores for p in plan.placed} == {1}
+    assert {p.cores for p in plan.runs} == {1}
     assert plan.memory == plan.shared + 30 + 20
     alone = plan_of(runs, monkeypatch, threads=1)
     assert alone.memory == alone.shared + 30

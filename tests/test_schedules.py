@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfrun.dynamics import schedules
-from mfrun.dynamics.schedules import Constant, Cosine, Exponential, Piecewise, Power, Schedule
+from mfrun.dynamics.schedules import Constant, Cosine, Exponential, Piecewise, Power, Rates, Schedule
 from mfrun.errors import ConfigError
 
 ALPHA, STEPS = 0.01, 1000  # the run ends at t = 10
@@ -37,7 +37,7 @@ CASES = {
 
 
 def rates(schedule: Schedule, first: int, count: int, layers: int = 3, steps: int = STEPS) -> np.ndarray:
-    return np.array(schedule.rates(first, count, alpha=ALPHA, steps=steps, layers=layers))
+    return np.array(Rates(schedule, ALPHA, steps, layers).of_layers(first, count))
 
 
 def test_every_schedule_has_a_case():
@@ -62,8 +62,9 @@ def test_closed_form(name):
 def test_blocks_fit_together(name, first, a, b):
     """The loop asks block by block, and a resumed run from another place: the rates are functions of the step alone."""
     schedule, _ = CASES[name]
-    whole = schedule.rates(first, a + b, alpha=ALPHA, steps=STEPS, layers=2)
-    parts = [schedule.rates(i, n, alpha=ALPHA, steps=STEPS, layers=2) for i, n in ((first, a), (first + a, b))]
+    rates = Rates(schedule, ALPHA, STEPS, layers=2)
+    whole = rates.of_layers(first, a + b)
+    parts = [rates.of_layers(i, n) for i, n in ((first, a), (first + a, b))]
     assert whole == parts[0] + parts[1]
     assert len(whole) == a + b
 
@@ -98,7 +99,7 @@ def test_multipliers():
 
 def test_rates_are_python_floats():
     """They go into every call of the loop as ``alpha``; a NumPy scalar there is slower and may carry its own type."""
-    assert all(type(r) is float for row in Constant().rates(0, 2, alpha=ALPHA, steps=5, layers=2) for r in row)
+    assert all(type(r) is float for row in Rates(Constant(), ALPHA, 5, layers=2).of_layers(0, 2) for r in row)
 
 
 @pytest.mark.parametrize(

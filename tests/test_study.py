@@ -12,6 +12,7 @@ import pytest
 from mfrun.cli import _run
 from mfrun.dynamics.evaluate import grid
 from mfrun.runs.directory import RunDirectory
+from mfrun.shell import options
 from mfrun.study import compare
 from mfrun.study.convergence import study
 from mfrun.study.curves import load
@@ -289,5 +290,5 @@ def test_a_gap_that_is_zero_at_the_only_step(tmp_path: Path) -> None:
         (run / "config.yaml").write_text(f"width: {n}\n")
         rows = "".join(f"{k},{k},0,{1 / n},0.5,0.1\n" for k in (0, 1))
         (run / "metrics.csv").write_text(f"step,t,replicate,population_loss,population_error,wall_seconds\n{rows}")
-    assert compare.main([str(tmp_path)]) == 0
+    assert compare.main(options.compare().parse_args([str(tmp_path)])) == 0
     assert (tmp_path / "compare.png").stat().st_size > 0

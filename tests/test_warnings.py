@@ -15,7 +15,7 @@ from test_figures import CAPTIONS
 
 from mfrun.config import validated
 from mfrun.dynamics.experiment import assemble
-from mfrun.dynamics.schedules import FLAT, Constant, Cosine, Exponential, Piecewise, Power, Schedule
+from mfrun.dynamics.schedules import FLAT, Constant, Cosine, Exponential, Piecewise, Power, Rates, Schedule
 from mfrun.dynamics.warnings import warn
 from mfrun.problems.datasets import IsotropicGaussians
 from mfrun.shell.compose import compose
@@ -93,7 +93,7 @@ SCHEDULES = st.one_of(
 def test_what_is_suspect_hardly_acts(schedule: Schedule, steps: int) -> None:
     """Held to the rates themselves: a time that is named leaves them as they were, or a warm-up unfinished."""
     alpha = 0.1
-    rates = schedule.common(0, steps, alpha=alpha, steps=steps) / alpha
+    rates = Rates(schedule, alpha, steps, layers=2).common(0, steps) / alpha
     late = schedule.idle(steps * alpha)
     if "warmup" in late:
         assert rates[-1] < 1

@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mfrun.config import Config, validated
-from mfrun.dynamics.schedules import Schedule
+from mfrun.dynamics.evaluate import Evaluator
+from mfrun.dynamics.schedules import Rates, Schedule
+from mfrun.dynamics.steps import Eager, Graphed, Steps
 from mfrun.errors import ConfigError, UserError
 from mfrun.networks.architecture import Architecture, Blueprint
 from mfrun.networks.network import Network
@@ -88,6 +90,21 @@ class Experiment:
     def products(self) -> Products:
         """How matrices are multiplied; torch is set up for it."""
         return self.architecture.products(self.blueprint, self.cfg.precision)
+
+    @property
+    def rates(self) -> Rates:
+        """The learning rates of all steps."""
+        return Rates(self.schedule, self.cfg.alpha, self.cfg.steps, self.cfg.depth)
+
+    def steps(self, network: Network, stream: Stream) -> Steps:
+        """The steps of SGD, as they are fastest on the run's device."""
+        kind = Graphed if self.device.type == "cuda" else Eager
+        return kind(network, stream, self.loss, self.rates, self.cfg.batch)
+
+    def evaluator(self, samples: int | None = None) -> Evaluator:
+        """The metrics of the run, over the samples that it is evaluated at, or over so many in each split."""
+        sets = self.problem.evaluation(self.cfg.seed.eval, samples or self.cfg.evaluation.samples)
+        return Evaluator(sets, self.problem.task, self.loss, self.test_functions)
 
     def stream(self) -> Stream:
         """The batches of SGD: one order for all replicates, or one for each (all of its particle sets share it)."""

@@ -57,17 +57,39 @@ class Schedule(ABC):
         """The multipliers of the L + 1 layers."""
         return self.multipliers or [1.0] * layers
 
-    def common(self, first: int, count: int, *, alpha: float, steps: int) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates of a run.
+
+    Attributes:
+        schedule: xi(t) and the layers' multipliers.
+        alpha: learning rate.
+        steps: length of the run.
+        layers: L + 1.
+    """
+
+    schedule: Schedule
+    alpha: float
+    steps: int
+    layers: int
+
+    @property
+    def factors(self) -> list[float]:
+        """The multipliers of the layers."""
+        return self.schedule.factors(self.layers)
+
+    def common(self, first: int, count: int) -> np.ndarray:
         """alpha xi(t) of the updates at steps ``first``, ``first`` + 1, ...: (count,)."""
         k = np.arange(first + 1, first + count + 1, dtype=np.float64)
-        xi = self.xi(k, (k - 1) * alpha, steps * alpha)
-        if self.warmup > 0:
-            xi = xi * np.minimum(1.0, k * alpha / self.warmup)
-        return alpha * xi
+        xi = self.schedule.xi(k, (k - 1) * self.alpha, self.steps * self.alpha)
+        if self.schedule.warmup > 0:
+            xi = xi * np.minimum(1.0, k * self.alpha / self.schedule.warmup)
+        return self.alpha * xi
 
-    def rates(self, first: int, count: int, *, alpha: float, steps: int, layers: int) -> list[list[float]]:
+    def of_layers(self, first: int, count: int) -> list[list[float]]:
         """alpha xi(t) multiplier_l of the updates at steps ``first``, ``first`` + 1, ...: (count, layers)."""
-        return np.outer(self.common(first, count, alpha=alpha, steps=steps), self.factors(layers)).tolist()
+        return np.outer(self.common(first, count), self.factors).tolist()
 
 
 @register("schedule", "constant")

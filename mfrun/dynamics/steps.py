@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mfrun.dynamics.schedules import Schedule
+from mfrun.dynamics.schedules import Rates
 from mfrun.networks.network import Network
 from mfrun.problems.losses import Loss
 from mfrun.problems.streams import BLOCK, Stream
@@ -23,11 +23,8 @@ class Steps(ABC):
         network: what is trained.
         stream: the batches.
         loss: L.
-        schedule: xi(t) and the layers' multipliers.
-        alpha: learning rate.
-        steps: length of the run.
+        rates: of every step and layer.
         batch: B.
-        layers: L + 1.
 
     Attributes:
         yhat: outputs of the last forward pass.
@@ -35,20 +32,8 @@ class Steps(ABC):
 
     yhat: Tensor
 
-    def __init__(
-        self,
-        network: Network,
-        stream: Stream,
-        loss: Loss,
-        schedule: Schedule,
-        *,
-        alpha: float,
-        steps: int,
-        batch: int,
-        layers: int,
-    ) -> None:
-        self.network, self.stream, self.loss, self.schedule = network, stream, loss, schedule
-        self.alpha, self.steps, self.batch, self.layers = alpha, steps, batch, layers
+    def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
+        self.network, self.stream, self.loss, self.rates, self.batch = network, stream, loss, rates, batch
         self.ws = network.workspace(batch)
         self._block = -1
 
@@ -76,15 +61,14 @@ class Eager(Steps):
     """Step by step, called from Python."""
 
     def _enter(self, block: int) -> None:
-        rates = self.schedule.rates(block * BLOCK, BLOCK, alpha=self.alpha, steps=self.steps, layers=self.layers)
         # The mean over the batch is taken here.
-        self.rates = [[r / self.batch for r in row] for row in rates]
+        self.rows = [[r / self.batch for r in row] for row in self.rates.of_layers(block * BLOCK, BLOCK)]
 
     def _advance(self, k: int, end: int) -> int:
         while k < end and not Signals.received:
             x, y = self.stream.batch(k)
             self.yhat = self.network.forward(x, self.ws)
-            self.network.descend(x, self.loss.gradient(y, self.yhat), self.rates[k % BLOCK], self.ws)
+            self.network.descend(x, self.loss.gradient(y, self.yhat), self.rows[k % BLOCK], self.ws)
             k += 1
         return k
 
@@ -92,24 +76,22 @@ class Eager(Steps):
 class Counted(Steps):
     """Steps that find their samples and their rate by a counter on the device, so that they are all alike."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        like = next(iter(self.network.state().values()))
+    def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
+        super().__init__(network, stream, loss, rates, batch)
+        like = next(iter(network.state().values()))
         self.i = torch.zeros(1, dtype=torch.int64, device=like.device)
         self.common = torch.zeros(BLOCK, dtype=like.dtype, device=like.device)
-        self.factors = self.schedule.factors(self.layers)
 
     def _enter(self, block: int) -> None:
         self.stream.load(block)
-        common = self.schedule.common(block * BLOCK, BLOCK, alpha=self.alpha, steps=self.steps)
-        self.common.copy_(torch.from_numpy(common / self.batch))
+        self.common.copy_(torch.from_numpy(self.rates.common(block * BLOCK, BLOCK) / self.batch))
 
     def _step(self) -> None:
         x, y = self.stream.at(self.i)
         self.yhat = self.network.forward(x, self.ws)
         # All signals are proportional to this one, so that the rate can enter here.
         D = self.loss.gradient(y, self.yhat).mul_(self.common.index_select(0, self.i))
-        self.network.descend(x, D, self.factors, self.ws)
+        self.network.descend(x, D, self.rates.factors, self.ws)
         self.i += 1
 
     def _advance(self, k: int, end: int) -> int:
@@ -127,8 +109,8 @@ class Graphed(Counted):
     # One recording at a time in a process, whatever the other threads do.
     _recording: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
+        super().__init__(network, stream, loss, rates, batch)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def _record(self) -> None:
@@ -156,7 +138,7 @@ class Graphed(Counted):
             self._graphs[self.LONG].replay()
         for _ in range(short):
             self._graphs[1].replay()
-        if end % BLOCK == 0 and end < self.steps:
+        if end % BLOCK == 0 and end < self.rates.steps:
             # The next samples are drawn while the device works on these.
             self._block = end // BLOCK
             self._enter(self._block)

@@ -10,9 +10,8 @@ import torch
 
 from mfrun import __version__
 from mfrun.config import EXECUTION, Config, flatten, width_label
-from mfrun.dynamics.evaluate import Evaluator, grid, kept_steps, over_sets
+from mfrun.dynamics.evaluate import grid, kept_steps, over_sets
 from mfrun.dynamics.experiment import Experiment
-from mfrun.dynamics.steps import Eager, Graphed, Steps
 from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.networks.network import Network
 from mfrun.problems.streams import BLOCK
@@ -74,12 +73,7 @@ class _Loop:
         self.network: Network = experiment.network()
         self.stream = experiment.stream()
         cfg = self.cfg
-        self.evaluator = Evaluator(
-            experiment.problem.evaluation(cfg.seed.eval, cfg.evaluation.samples),
-            experiment.problem.task,
-            experiment.loss,
-            experiment.test_functions,
-        )
+        self.evaluator = experiment.evaluator()
         self.grid = grid(cfg.steps, cfg.evaluation.points_per_decade)
         self.kept = kept_steps(self.grid, cfg.keep_checkpoints)
         self.step, self.seconds_before = 0, 0.0
@@ -92,7 +86,7 @@ class _Loop:
     def go(self) -> dict[str, Any]:
         """Train from the current step to the end."""
         cfg = self.cfg
-        dynamics = self._dynamics()
+        dynamics = self.experiment.steps(self.network, self.stream)
         evaluate_at = sorted(set(self.grid) - self.evaluated)
         self.run.write_status("running", **self._facts())
         with Signals(), Progress(self.label, cfg.steps, self.step) as progress:
@@ -125,20 +119,6 @@ class _Loop:
             progress.update(cfg.steps)
         diverged = any(not math.isfinite(v) for v in self.latest_losses)
         return self._finish("diverged" if diverged else "finished")
-
-    def _dynamics(self) -> Steps:
-        cfg, experiment = self.cfg, self.experiment
-        kind = Graphed if experiment.device.type == "cuda" else Eager
-        return kind(
-            self.network,
-            self.stream,
-            experiment.loss,
-            experiment.schedule,
-            alpha=cfg.alpha,
-            steps=cfg.steps,
-            batch=cfg.batch,
-            layers=cfg.depth,
-        )
 
     def _evaluate(self, progress: Progress) -> None:
         """One row for each replicate, on disk, and the state with it."""

@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-import pandas as pd
-
 from mfrun.runs.directory import RunDirectory, find_runs
 
 
-def main(argv: list[str]) -> int:
+def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser("mfrun status", description="How the runs below a folder stand.")
-    parser.add_argument("dir", nargs="?", default="outputs", help="a run, a sweep, or any folder of them (outputs)")
-    print(table(find_runs(parser.parse_args(argv).dir)))
+    print(table(find_runs(args.dir)))
     return 0
 
 
 def table(runs: Iterable[RunDirectory]) -> str:
     """One line for each run: state, step, the latest losses and errors, speed."""
+    # Half a second, and a mistyped folder has been answered by now.
+    import pandas as pd
+
     rows = []
     for run in runs:
         status = run.status()

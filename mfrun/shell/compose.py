@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from mfrun.errors import ConfigError, UserError
 from mfrun.files import nearest
 from mfrun.registry import reason, suggest
 from mfrun.shell import commandline
+
+# conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
 
 
 def compose(overrides: list[str], flags: list[str], complete: bool = True) -> DictConfig:

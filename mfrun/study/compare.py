@@ -18,9 +18,8 @@ from mfrun.study.convergence import Fit, Study, rms, study, table
 from mfrun.study.curves import choose_metrics, describe, load, title
 
 
-def main(argv: list[str]) -> int:
+def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
-    args = parser().parse_args(argv)
     if not args.tolerance > 0:
         raise UserError(f"--tolerance {args.tolerance}: must be a number > 0")
     curves, folder = load(args.paths, args.latest)
@@ -49,31 +48,6 @@ def main(argv: list[str]) -> int:
     _figure(studies, out / f"compare.{args.format}")
     print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
     return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    p = argparse.ArgumentParser(
-        "mfrun compare",
-        description="Hold every width of a sweep to n = infinity (or to the largest width, where there is no inf): "
-        "the gap over the run, its rate in n, and the horizon, the time at which one network's gap first exceeds a "
-        "tolerance.",
-    )
-    p.add_argument("paths", nargs="*", metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
-    p.add_argument("--latest", action="store_true", help="the newest sweep below outputs/ (or below a folder)")
-    p.add_argument("--metrics", help="comma-separated columns of metrics.csv; losses and errors by default")
-    p.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.05,
-        help="of the horizon, as a fraction of the range that the reference runs through (0.05)",
-    )
-    p.add_argument("--absolute", action="store_true", help="the tolerance is in the metric's own units")
-    p.add_argument("--steps", metavar="K,K,...", help="steps at which to list the gap as well; the decades by default")
-    p.add_argument("--times", metavar="T,T,...", help="times t at which to list the gap as well")
-    p.add_argument("--out", metavar="DIR", help="folder for compare.csv and the figure (the sweep's own)")
-    p.add_argument("--format", choices=style.FORMATS, default="png", help="of the figure (png)")
-    return p
 
 
 def text(studies: list[Study], steps: list[int]) -> str:

@@ -130,7 +130,7 @@ def measure(experiment: Experiment, train: bool = False) -> Iterator[dict[str, f
     stream = experiment.stream()
     x0, _ = next(iter(list(experiment.problem.evaluation(cfg.seed.eval, SAMPLES).values())[-1]))
     seen, ws = network.workspace(len(x0)), network.workspace(cfg.batch)
-    rates = experiment.schedule.rates(0, cfg.steps, alpha=cfg.alpha, steps=cfg.steps, layers=cfg.depth)
+    rates = experiment.rates.of_layers(0, cfg.steps)
     units, L = experiment.scaling.factors(network.widths).units, len(network.widths)
     before: dict[tuple[str, int], Tensor] = {}
     for k in range(cfg.steps + 1):

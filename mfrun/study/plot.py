@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 
 from mfrun.errors import UserError
 from mfrun.runs.directory import read_sweep
-from mfrun.study import style, weights
+from mfrun.study import style
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load, title
 
 
-def main(argv: list[str]) -> int:
+def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
-    args = parser().parse_args(argv)
     figure, folder = draw(args)
     file = Path(args.out) if args.out else folder / f"{'weights' if args.weights else 'curves'}.{args.format}"
     style.save(figure, file)
@@ -44,38 +43,18 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
         raise UserError(f"{len(settings)} settings to tell apart by line style; choose keys with --style, of {keys}")
     colours = style.colours([c.width for c in curves])
     looks = [style.look(c.width, colours, style.LINES[settings.index(describe(c.setting, args.style))]) for c in curves]
-    figure = weights.figure(curves, looks, args.steps) if args.weights else _figure(curves, looks, args)
+    if args.weights:
+        # It restores networks, and so needs torch, which curves do without.
+        from mfrun.study import weights
+
+        figure = weights.figure(curves, looks, args.steps)
+    else:
+        figure = _figure(curves, looks, args)
     style.legend(figure, colours, [c.width for c in curves], settings)
     above = args.title or (read_sweep(folder) or {}).get("title")
     if above:
         figure.suptitle(above)
     return figure, folder
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    p = argparse.ArgumentParser(
-        "mfrun plot",
-        description="Overlay learning curves: colour for the width n, line style for whatever else differs, mean and "
-        "one standard deviation over replicates and seeds. The limit is black and dashed, with its 95 % error band. "
-        "Or, with --weights, how the law of the neurons moves in training.",
-    )
-    p.add_argument("paths", nargs="*", metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
-    p.add_argument("--latest", action="store_true", help="the newest run or sweep below outputs/ (or below a folder)")
-    p.add_argument("--metrics", help="comma-separated columns of metrics.csv; nonpositive means all of its layers")
-    p.add_argument("--weights", action="store_true", help="densities of the weights at the states that were kept")
-    p.add_argument("--steps", metavar="K,K,...", help="of --weights: the states; up to four by default")
-    p.add_argument("--widths", help="comma-separated widths to draw; all by default")
-    p.add_argument("--x", choices=("step", "t"), default="step", help="horizontal axis (step)")
-    p.add_argument("--xscale", choices=("log", "linear"), default="log", help="(log)")
-    p.add_argument("--yscale", choices=("log", "linear"), help="(linear)")
-    p.add_argument("--style", action="append", metavar="KEY", help="draw only these keys' differences as line styles")
-    p.add_argument("--xlim", metavar="A,B", help="horizontal range")
-    p.add_argument("--ylim", metavar="A,B", help="vertical range")
-    p.add_argument("--title", help="above all panels; a preset's own by default")
-    p.add_argument("--out", metavar="FILE", help=".png, .pdf or .svg (curves.png in the folder)")
-    p.add_argument("--format", choices=style.FORMATS, default="png", help="where --out is not given (png)")
-    return p
 
 
 def _figure(curves: list[Curve], looks: list[dict[str, Any]], args: argparse.Namespace) -> Figure:

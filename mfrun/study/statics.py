@@ -42,9 +42,8 @@ QUANTITIES = (
 POINT = "#2a5d9f"
 
 
-def main(argv: list[str]) -> int:
+def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
-    args = parser().parse_args(argv)
     widths = _widths(args.widths)
     run = RunDirectory(args.run)
     asked = _step(args.step)
@@ -89,24 +88,6 @@ def main(argv: list[str]) -> int:
     )
     print(f"\n{csv}\n{picture}")
     return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    p = argparse.ArgumentParser(
-        "mfrun statics",
-        description="Draw sub-networks of n neurons a layer from a trained network, and measure how far their outputs "
-        "and their loss are from its own: Section 4.1 and Appendix B of the paper predict n^-1/2.",
-    )
-    p.add_argument("run", metavar="RUN", help="folder of a run: n = infinity, or a wide network")
-    p.add_argument("--step", default="newest", metavar="K|all", help="a saved state, or all of them (the newest)")
-    p.add_argument("--widths", default="16,32,64,128,256,512", help="comma-separated n (16,32,64,128,256,512)")
-    p.add_argument("--draws", type=int, default=32, help="sub-networks for each n (32)")
-    p.add_argument("--samples", type=int, default=1000, help="evaluation samples (1000)")
-    p.add_argument("--seed", type=int, default=0, help="of the draws (0)")
-    p.add_argument("--out", metavar="DIR", help="folder for statics.csv and the figure (the run's own)")
-    p.add_argument("--format", choices=style.FORMATS, default="png", help="of the figure (png)")
-    return p
 
 
 @dataclass

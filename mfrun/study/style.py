@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from mfrun.errors import UserError
+from mfrun.shell.options import FORMATS
 
-FORMATS = ("png", "pdf", "svg")
 RC: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,

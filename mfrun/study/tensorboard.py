@@ -15,6 +15,7 @@ from mfrun.errors import ConfigError
 from mfrun.registry import reason, register
 from mfrun.runs.directory import KEYS
 from mfrun.runs.loggers import Logger, Row
+from mfrun.shell import options
 
 # Runs on a GPU are threads, and pyplot is one for all of them.
 _drawing = threading.Lock()
@@ -129,7 +130,7 @@ def _curves(folder: Path) -> dict[str, Any]:
     from mfrun.study import plot
 
     with _drawing:
-        figure, _ = plot.draw(plot.parser().parse_args([str(folder)]))
+        figure, _ = plot.draw(options.plot().parse_args([str(folder)]))
         png = io.BytesIO()
         figure.savefig(png, format="png")
         plt.close(figure)

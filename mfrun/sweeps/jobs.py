@@ -158,7 +158,8 @@ class SideBySide(Launcher):
             if device.type == "cuda":
                 failed = side_by_side.run_on_streams(list(jobs.values()), device)
             else:
-                failed = side_by_side.run_side_by_side(list(jobs.values()), cfg.threads or side_by_side.cores())
+                cores = cfg.threads or side_by_side.available_cores()
+                failed = side_by_side.run_side_by_side(list(jobs.values()), cores)
         results = []
         for n, words in numbered.items():
             results.append(JobReturn(overrides=words, status=JobStatus.COMPLETED))

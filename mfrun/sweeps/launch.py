@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,9 +18,6 @@ from mfrun.runs.progress import say
 from mfrun.shell import commandline, hydra
 from mfrun.shell.compose import compose_jobs, compose_whole, folder, keys
 from mfrun.sweeps import resume
-
-# conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
 
 
 def train(argv: list[str]) -> int:

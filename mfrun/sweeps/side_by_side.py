@@ -26,14 +26,14 @@ from mfrun.runs.signals import Signals
 if TYPE_CHECKING:
     import torch
 
-# A step's cost beside its multiplications, and their speed on one core; only the ratio matters for the schedule.
-OVERHEAD, SPEED = 1e-4, 8e10
-# Share of a core's speed that each core keeps when all work on one product, and the size of a step that allows it.
-TOGETHER, DIVISIBLE = 0.93, 2e7
+# Seconds of a step beside its operations, and operations a second of a core; only the ratio matters for the schedule.
+STEP_SECONDS, CORE_SPEED = 1e-4, 8e10
+# The share of its speed that a core keeps when all work on one product, and the operations of a step that allow it.
+SHARED_SPEED, DIVISIBLE_STEP = 0.93, 2e7
 # Whether a process that has used threads can be copied safely, so that runs can lie side by side.
-FORKS = sys.platform == "linux"
+CAN_FORK = sys.platform == "linux"
 # Runs that share a GPU.
-STREAMS = 4
+GPU_STREAMS = 4
 _PR_SET_PDEATHSIG = 1
 
 
@@ -60,8 +60,8 @@ class Job:
 
 def step_seconds(flops: float, cores: int) -> float:
     """Predicted time of a step of so many operations."""
-    speed = SPEED * (1 if flops < DIVISIBLE or cores == 1 else TOGETHER * cores)
-    return OVERHEAD + flops / speed
+    speed = CORE_SPEED * (1 if flops < DIVISIBLE_STEP or cores == 1 else SHARED_SPEED * cores)
+    return STEP_SECONDS + flops / speed
 
 
 def schedule(jobs: Sequence[Job], cores: int) -> tuple[list[Job], list[Job]]:
@@ -71,7 +71,7 @@ def schedule(jobs: Sequence[Job], cores: int) -> tuple[list[Job], list[Job]]:
         (wide, narrow), each longest first: the split of the runs by length that ends soonest, as predicted.
     """
     longest = longest_first(jobs)
-    if not FORKS:
+    if not CAN_FORK:
         return longest, []
 
     def end(k: int) -> float:
@@ -94,7 +94,7 @@ def makespan(seconds: Sequence[float], cores: int) -> float:
     return max(free)
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -109,7 +109,7 @@ def run_side_by_side(jobs: Sequence[Job], cores: int) -> list[Job]:
         Interrupted: SIGINT or SIGTERM; the runs in hand have saved their states.
     """
     wide, narrow = schedule(jobs, cores)
-    if not FORKS:
+    if not CAN_FORK:
         with in_sweep(1):
             return [job for job in wide if not job.go(cores)]
     with _Processes() as processes:
@@ -132,7 +132,7 @@ def run_on_streams(jobs: Sequence[Job], device: torch.device) -> list[Job]:
     """
     import torch
 
-    slots, failed = list(range(STREAMS, 0, -1)), list[Job]()
+    slots, failed = list(range(GPU_STREAMS, 0, -1)), list[Job]()
 
     def go(job: Job) -> None:
         slot = slots.pop()
@@ -143,7 +143,7 @@ def run_on_streams(jobs: Sequence[Job], device: torch.device) -> list[Job]:
                     failed.append(job)
         slots.append(slot)
 
-    with Signals(), ThreadPoolExecutor(STREAMS) as pool:
+    with Signals(), ThreadPoolExecutor(GPU_STREAMS) as pool:
         for _ in pool.map(go, longest_first(jobs)):
             pass
         received = Signals.received

@@ -1,0 +1,96 @@
+"""The options of the commands that read runs, apart from what carries them out, which takes a second to import."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mfrun.errors import UserError
+
+# Formats of pictures.
+FORMATS = ("png", "pdf", "svg")
+
+
+def _folder(text: str) -> str:
+    """A folder that is there, so that a mistyped one is answered at once."""
+    if not Path(text).exists():
+        raise UserError(f"{text}: no such folder")
+    return text
+
+
+def plot() -> argparse.ArgumentParser:
+    """Those of ``mfrun plot``."""
+    p = argparse.ArgumentParser(
+        "mfrun plot",
+        description="Overlay learning curves: colour for the width n, line style for whatever else differs, mean and "
+        "one standard deviation over replicates and seeds. The limit is black and dashed, with its 95 % error band. "
+        "Or, with --weights, how the law of the neurons moves in training.",
+    )
+    p.add_argument("paths", nargs="*", type=_folder, metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
+    p.add_argument("--latest", action="store_true", help="the newest run or sweep below outputs/ (or below a folder)")
+    p.add_argument("--metrics", help="comma-separated columns of metrics.csv; nonpositive means all of its layers")
+    p.add_argument("--weights", action="store_true", help="densities of the weights at the states that were kept")
+    p.add_argument("--steps", metavar="K,K,...", help="of --weights: the states; up to four by default")
+    p.add_argument("--widths", help="comma-separated widths to draw; all by default")
+    p.add_argument("--x", choices=("step", "t"), default="step", help="horizontal axis (step)")
+    p.add_argument("--xscale", choices=("log", "linear"), default="log", help="(log)")
+    p.add_argument("--yscale", choices=("log", "linear"), help="(linear)")
+    p.add_argument("--style", action="append", metavar="KEY", help="draw only these keys' differences as line styles")
+    p.add_argument("--xlim", metavar="A,B", help="horizontal range")
+    p.add_argument("--ylim", metavar="A,B", help="vertical range")
+    p.add_argument("--title", help="above all panels; a preset's own by default")
+    p.add_argument("--out", metavar="FILE", help=".png, .pdf or .svg (curves.png in the folder)")
+    p.add_argument("--format", choices=FORMATS, default="png", help="where --out is not given (png)")
+    return p
+
+
+def compare() -> argparse.ArgumentParser:
+    """Those of ``mfrun compare``."""
+    p = argparse.ArgumentParser(
+        "mfrun compare",
+        description="Hold every width of a sweep to n = infinity (or to the largest width, where there is no inf): "
+        "the gap over the run, its rate in n, and the horizon, the time at which one network's gap first exceeds a "
+        "tolerance.",
+    )
+    p.add_argument("paths", nargs="*", type=_folder, metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
+    p.add_argument("--latest", action="store_true", help="the newest sweep below outputs/ (or below a folder)")
+    p.add_argument("--metrics", help="comma-separated columns of metrics.csv; losses and errors by default")
+    p.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.05,
+        help="of the horizon, as a fraction of the range that the reference runs through (0.05)",
+    )
+    p.add_argument("--absolute", action="store_true", help="the tolerance is in the metric's own units")
+    p.add_argument("--steps", metavar="K,K,...", help="steps at which to list the gap as well; the decades by default")
+    p.add_argument("--times", metavar="T,T,...", help="times t at which to list the gap as well")
+    p.add_argument("--out", metavar="DIR", help="folder for compare.csv and the figure (the sweep's own)")
+    p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
+    return p
+
+
+def statics() -> argparse.ArgumentParser:
+    """Those of ``mfrun statics``."""
+    p = argparse.ArgumentParser(
+        "mfrun statics",
+        description="Draw sub-networks of n neurons a layer from a trained network, and measure how far their outputs "
+        "and their loss are from its own: Section 4.1 and Appendix B of the paper predict n^-1/2.",
+    )
+    p.add_argument("run", type=_folder, metavar="RUN", help="folder of a run: n = infinity, or a wide network")
+    p.add_argument("--step", default="newest", metavar="K|all", help="a saved state, or all of them (the newest)")
+    p.add_argument("--widths", default="16,32,64,128,256,512", help="comma-separated n (16,32,64,128,256,512)")
+    p.add_argument("--draws", type=int, default=32, help="sub-networks for each n (32)")
+    p.add_argument("--samples", type=int, default=1000, help="evaluation samples (1000)")
+    p.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+    p.add_argument("--out", metavar="DIR", help="folder for statics.csv and the figure (the run's own)")
+    p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
+    return p
+
+
+def status() -> argparse.ArgumentParser:
+    """Those of ``mfrun status``."""
+    p = argparse.ArgumentParser("mfrun status", description="How the runs below a folder stand.")
+    p.add_argument(
+        "dir", nargs="?", type=_folder, default="outputs", help="a run, a sweep, or any folder of them (outputs)"
+    )
+    return p
