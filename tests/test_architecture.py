@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import TINY, folder, here, rows  # noqa: F401
+from commands import TINY, here, rows
 
 from mfrun.config import validated
 from mfrun.dynamics.experiment import assemble
@@ -89,7 +89,7 @@ class RankOne(IID):
 
 
 @pytest.fixture
-def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both modules where Python finds them, and a YAML file for each."""
     for module, text in (("own_skip", SKIP), ("own_law", RANK_ONE)):
         Path(f"{module}.py").write_text(text)

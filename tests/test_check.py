@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import LOSSES, forward
 
-from mfrun import config
-from mfrun.cli import _run
+from mfrun import cli, config
 from mfrun.dynamics.experiment import assemble
 from mfrun.errors import UserError
 from mfrun.seeds import generator
@@ -174,7 +174,7 @@ def test_mean_field_is_of_order_one_in_every_layer(words: str) -> None:
 
 def test_files(tmp_path: Path) -> None:
     """check.csv is the root mean square of check_steps.csv over the steps."""
-    assert _run(["check", *QUICK, "replicates=2", f"dir={tmp_path / 'c'}"]) == 0
+    assert cli.run(["check", *QUICK, "replicates=2", f"dir={tmp_path / 'c'}"]) == 0
     frame = pd.read_csv(tmp_path / "c" / "check.csv").set_index(["layer", "quantity"])
     steps = pd.read_csv(tmp_path / "c" / "check_steps.csv")
     assert set(steps["n"]) == {16, 32, 64, 128}
@@ -315,22 +315,22 @@ def test_convolutional_networks(tmp_path: Path) -> None:
 def test_bad_input(words: str, message: str, tmp_path: Path) -> None:
     """One line, exit code 2, nothing written."""
     with pytest.raises(UserError) as refused:
-        _run(["check", "--debug", "threads=1", f"dir={tmp_path / 'c'}", words])
+        cli.run(["check", "--debug", "threads=1", f"dir={tmp_path / 'c'}", words])
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "c").exists()
 
 
-def test_from_the_shell(tmp_path: Path) -> None:
-    """As a process: the exit code of a failed check, and the configuration that a check would use."""
+def test_from_the_shell(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The exit code of a failed check, and the configuration that a check would use."""
 
     def mfrun(*argv: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mfrun", "check", *argv]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
 
-    done = mfrun("threads=1", "dataset.d=3", "widths=[4,8,16]", "replicates=2", "scaling=standard", "dir=c")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    words = ["threads=1", "dataset.d=3", "widths=[4,8,16]", "replicates=2", "scaling=standard", f"dir={tmp_path}/c"]
+    assert here("check", *words) == 1
+    assert "Traceback" not in capfd.readouterr().err
     assert {p.name for p in (tmp_path / "c").iterdir()} == {"check.csv", "check_steps.csv", "check.png"}
     printed = mfrun("--cfg", "job", "depth=5").stdout
     assert "replicates: 16\n" in printed

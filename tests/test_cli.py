@@ -2,86 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import ARRAYS, LIMIT, TINY, curves, here, mfrun, rows, start, status, steps_logged, wait_until
 from formats import write_arrays
 
 from mfrun import __version__, cli
 from mfrun.dynamics.evaluate import grid
-
-# A network that trains in no time, on one thread so that every process computes the same digits.
-TINY = ["threads=1", "width=4", "depth=3", "dataset.d=3", "batch=5", "evaluation.samples=50"]
-ARRAYS = ["threads=1", "width=4", "depth=3", "batch=6", "dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy"]
-LIMIT = ["particles.first=32", "particles.last=16", "particles.nodes=3"]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test works in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
-
-
-def start(*argv: str) -> subprocess.Popen[str]:
-    """``mfrun ARGV`` in a process of its own."""
-    command = [sys.executable, "-m", "mfrun", *argv]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def mfrun(*argv: str) -> tuple[int, str, str]:
-    """The same, to its end."""
-    process = start(*argv)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def here(*argv: str) -> int:
-    """``mfrun ARGV`` in this process, which has torch already."""
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(list(argv))
-    return int(stopped.value.code or 0)
-
-
-def rows(run: str) -> list[dict[str, str]]:
-    with Path(run, "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def curves(run: str) -> list[dict[str, str]]:
-    """metrics.csv, text as it stands there, without the one column that may differ."""
-    return [{k: v for k, v in row.items() if k != "wall_seconds"} for row in rows(run)]
-
-
-def status(run: str) -> dict[str, object]:
-    return json.loads(Path(run, "status.json").read_text())
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def steps_logged(run: str) -> int:
-    """The last step in metrics.csv; -1 before there is one."""
-    file = Path(run, "metrics.csv")
-    return int(rows(run)[-1]["step"]) if file.exists() and len(file.read_text().splitlines()) > 1 else -1
-
 
 # -- help and printing -----------------------------------------------------------------------------------------------
 

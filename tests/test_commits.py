@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import curves, folder  # noqa: F401
+from commands import curves
 
 from mfrun import config
 from mfrun.dynamics.experiment import assemble
@@ -44,7 +44,7 @@ class Run:
 
 
 @pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:  # noqa: F811
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Beside it, in ``straight``, what it gives when nothing cuts it off."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # what a disk takes its time for; no power is cut here
     run = Run()
@@ -129,7 +129,7 @@ import contextlib, csv, io, json, os, shutil, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from test_cli import curves, here
+from commands import curves, here
 
 WORDS = ["threads=1", "width=20", "depth=3", "dataset.d=20", "batch=5", "evaluation.samples=20", "replicates=4",
          "steps=100", "evaluation.points_per_decade=8"]
@@ -166,7 +166,7 @@ for pages in range(0, 64, 3):
 """
 
 
-def test_a_full_disk(folder: Path) -> None:  # noqa: F811
+def test_a_full_disk(folder: Path) -> None:
     """A real one, of memory, in a name space of its own."""
     words = ["unshare", "--map-root-user", "--mount"]
     trial = [*words, "mount", "-t", "tmpfs", "none", "/mnt"]

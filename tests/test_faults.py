@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_cli import TINY, curves, folder, here, start, status, steps_logged, wait_until  # noqa: F401
+from commands import TINY, curves, here, start, status, steps_logged, wait_until
 
 SWEEP = [*TINY[2:], "threads=1", "widths=[3,5]", "steps=3000", "checkpoint_seconds=0.01"]
 

@@ -14,7 +14,7 @@ from formats import write_arrays, write_cifar10, write_mnist
 from omegaconf import OmegaConf
 from torchvision import datasets as tv
 
-from mfrun.cli import _run
+from mfrun import cli
 from mfrun.config import conf_dir, content
 from mfrun.runs.directory import RunDirectory, read_sweep, write_sweep
 from mfrun.shell.compose import compose, compose_whole
@@ -135,7 +135,7 @@ def test_presets_run(name: str, data: Path) -> None:
     # The features take a network of half a gigabyte to compute.
     features = ["dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy"] if name == "fig11" else []
     budget = 3 / CAPTIONS[name].steps
-    assert _run(["train", f"+figure={name}", *TINY, *features, "width=3", f"budget={budget}", "dir=run"]) == 0
+    assert cli.run(["train", f"+figure={name}", *TINY, *features, "width=3", f"budget={budget}", "dir=run"]) == 0
     run = RunDirectory("run")
     frame = run.metrics()
     assert frame["step"].tolist() == [0, 1, 2, 3]
@@ -159,7 +159,7 @@ def test_a_sweep_over_tau2_and_its_picture(data: Path) -> None:
     assert [(c.label, c.setting) for c in curves] == [
         (n, {"init.tau2": tau2}) for tau2 in (0.1, 2.0) for n in ("3", "inf")
     ]
-    assert _run(["plot", "out", "--format", "svg"]) == 0
+    assert cli.run(["plot", "out", "--format", "svg"]) == 0
     text = Path("out/curves.svg").read_text()
     # The paper's panels in its order, the limit and the two settings in the legend.
     places = [text.index(w) for w in ("Training loss", "Test loss", "Training error", "Test error")]
@@ -170,10 +170,10 @@ def test_a_sweep_over_tau2_and_its_picture(data: Path) -> None:
 def test_what_is_given_outweighs_the_preset(data: Path) -> None:
     """A swept key of the preset may be fixed, or swept over other values."""
     words = ["figure=fig5_bottom", *TINY, *FEW, "budget=1e-5"]
-    assert _run(["sweep", *words, "widths=[3]", "init.tau2=0.5", "dir=one"]) == 0
+    assert cli.run(["sweep", *words, "widths=[3]", "init.tau2=0.5", "dir=one"]) == 0
     assert [f.parent.name for f in Path("one").glob("*/metrics.csv")] == ["width=3"]
     assert RunDirectory("one/width=3").config().init.tau2 == 0.5
-    assert _run(["sweep", *words, "widths=[3]", "init.tau2=1,2", "dir=two"]) == 0
+    assert cli.run(["sweep", *words, "widths=[3]", "init.tau2=1,2", "dir=two"]) == 0
     assert sorted(f.parent.name for f in Path("two").glob("*/metrics.csv")) == [
         "width=3,init.tau2=1.0",
         "width=3,init.tau2=2.0",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_cli import TINY, curves, folder, here, mfrun, start, status, steps_logged, wait_until  # noqa: F401
+from commands import TINY, curves, here, mfrun, start, status, steps_logged, wait_until
 
 CONF = Path(__file__).parent.parent / "conf" / "hydra" / "launcher"
 PACKAGES = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}

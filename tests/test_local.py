@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import TINY, curves, here, start, status, steps_logged, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import TINY, curves, folder, here, mfrun, start, status, steps_logged, wait_until  # noqa: F401
 
 from mfrun.sweeps.side_by_side import Job, makespan, schedule
 
@@ -61,8 +61,8 @@ def test_small_runs_lie_side_by_side_and_a_long_one_has_all_cores() -> None:
 
 def test_runs_do_not_depend_on_those_beside_them() -> None:
     argv = [*TINY[2:], "steps=300", "widths=[3,5,40,inf]", "particles.first=32", "particles.last=16"]
-    assert mfrun("sweep", *argv, "threads=3", "dir=together")[0] == 0
-    assert mfrun("sweep", *argv, "threads=1", "dir=alone")[0] == 0
+    assert here("sweep", *argv, "threads=3", "dir=together") == 0
+    assert here("sweep", *argv, "threads=1", "dir=alone") == 0
     for n in ("3", "5", "40", "inf"):
         assert curves(f"together/width={n}") == curves(f"alone/width={n}")
 
@@ -70,7 +70,7 @@ def test_runs_do_not_depend_on_those_beside_them() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopping_a_sweep_stops_its_runs(number: signal.Signals) -> None:
     """Signals to the sweep's process alone, as a scheduler sends them; Ctrl-C reaches the runs' processes as well."""
-    argv = [*TINY[2:], "steps=30000", "widths=[3,5]", "threads=2"]
+    argv = [*TINY[2:], "steps=10000", "widths=[3,5]", "threads=2"]
     process = start("sweep", *argv, "dir=s")
     wait_until(lambda: min(steps_logged("s/width=3"), steps_logged("s/width=5")) >= 100, process)
     children = [int(str(status(f"s/width={n}")["pid"])) for n in (3, 5)]
@@ -94,7 +94,7 @@ def test_stopping_a_sweep_stops_its_runs(number: signal.Signals) -> None:
 
 
 def test_a_run_that_dies_does_not_take_the_others_with_it(capfd: pytest.CaptureFixture[str]) -> None:
-    process = start("sweep", *TINY[2:], "steps=30000", "widths=[3,5]", "threads=2", "dir=s")
+    process = start("sweep", *TINY[2:], "steps=10000", "widths=[3,5]", "threads=2", "dir=s")
     wait_until(lambda: steps_logged("s/width=3") >= 100, process)
     os.kill(int(str(status("s/width=3")["pid"])), signal.SIGKILL)
     out, err = process.communicate(timeout=120)

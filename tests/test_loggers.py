@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from test_cli import LIMIT, TINY, curves, folder, here, rows, start, status, steps_logged, wait_until  # noqa: F401
+from commands import LIMIT, TINY, curves, here, rows, start, status, steps_logged, wait_until
 
 BOARD = [*TINY, "logger=tensorboard"]
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import here
 from reference import Init, build
 from torch import Tensor
 
-from mfrun import cli
 from mfrun.networks.activations import Activation, ReLU, Sigmoid, Tanh
 from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Normal
@@ -160,12 +158,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*argv: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(list(argv))
-    return int(stopped.value.code or 0)
-
-
 FUNCTION = ["neuron=function", "neuron.function=own_forms:peak", "neuron.means=[1,0]", "neuron.deviations=[0.2,0.1]"]
 
 
@@ -173,9 +165,9 @@ FUNCTION = ["neuron=function", "neuron.function=own_forms:peak", "neuron.means=[
 def test_a_resumed_run_is_the_uninterrupted_one(folder: Path, width: str) -> None:
     """theta and the nodes of w are saved; the user's own functions train in both."""
     keys = [*TINY, f"width={width}", *LIMIT, *FUNCTION, "operation=function", "operation.function=own_forms:wave"]
-    assert run("train", *keys, "dir=whole") == 0
-    assert run("train", *keys, "dir=parts", "budget=0.5") == 0
-    assert run("train", *keys, "dir=parts", "resume=true", "budget=1") == 0
+    assert here("train", *keys, "dir=whole") == 0
+    assert here("train", *keys, "dir=parts", "budget=0.5") == 0
+    assert here("train", *keys, "dir=parts", "resume=true", "budget=1") == 0
     whole, parts = (pd.read_csv(folder / d / "metrics.csv").drop(columns="wall_seconds") for d in ("whole", "parts"))
     last = [frame[frame["step"] == 6].reset_index(drop=True) for frame in (whole, parts)]
     assert len(last[0]) == 1
@@ -183,16 +175,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder: Path, width: str) -> Non
     assert whole["population_loss"].nunique() > 3
 
 
-def test_sweep_and_compare_in_processes_of_their_own(folder: Path) -> None:
+def test_sweep_compare_and_plot(folder: Path) -> None:
     """Finite widths and the limit with its bar, of a form that no matrix product has."""
     sweep = [*TINY, *LIMIT, "widths=[4,8,16,inf]", "operation=of_sum", "neuron=gain", "neuron.deviations=[0.2]"]
     compare = ["compare", "s", "--metrics", "population_loss"]
     for argv in (["sweep", *sweep, "dir=s"], compare, ["plot", "s", "--weights"]):
-        done = subprocess.run([sys.executable, "-m", "mfrun", *argv], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        assert here(*argv) == 0
     rows = pd.read_csv(folder / "s" / "width=inf" / "metrics.csv")
     assert (rows["population_loss_bar"] > 0).all()
-    assert run("statics", "s/width=8") == 2
+    assert here("statics", "s/width=8") == 2
 
 
 REFUSED = {
@@ -218,7 +209,7 @@ REFUSED = {
 @pytest.mark.parametrize("line", REFUSED)
 def test_refused_in_one_line(folder: Path, capfd: pytest.CaptureFixture[str], line: str) -> None:
     """Exit code 2, and the key and value in the one line."""
-    assert run("train", "steps=0", *line.split()) == 2
+    assert here("train", "steps=0", *line.split()) == 2
     err = capfd.readouterr().err.strip()
     assert len(err.splitlines()) == 1
     assert re.search(REFUSED[line], err), err

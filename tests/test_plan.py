@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+from commands import ARRAYS, LIMIT, TINY, here
 from formats import write_arrays
 from hydra import compose, initialize_config_dir
-from test_cli import ARRAYS, LIMIT, TINY, folder, here, mfrun, rows  # noqa: F401
 
 from mfrun import config
 from mfrun.cli import COMMANDS
@@ -19,7 +19,7 @@ from mfrun.dynamics.experiment import Experiment, assemble
 from mfrun.shell import completion
 from mfrun.sweeps import estimate, side_by_side
 from mfrun.sweeps.estimate import Memory, Pace, Planned, measure_memory, measure_pace, smaller
-from mfrun.sweeps.plan import Cluster, Plan
+from mfrun.sweeps.plan import PROCESS, Cluster, Plan
 
 SWEEP = [*TINY[2:], "threads=1", "widths=[3,5]", "steps=40"]
 FLOAT, DOUBLE = 4, 8
@@ -40,8 +40,7 @@ def planned(label: str = "", **numbers: float) -> Planned:
     return one
 
 
-def plan_of(runs: list[Planned], monkeypatch: pytest.MonkeyPatch, **keys: object) -> Plan:
-    monkeypatch.setattr("mfrun.sweeps.plan.measure", lambda runs: 0.0)
+def plan_of(runs: list[Planned], **keys: object) -> Plan:
     return Plan(runs, Path("s"), **{"threads": 2, **keys})  # type: ignore[arg-type]
 
 
@@ -69,7 +68,7 @@ def test_memory_of_a_dense_network(replicates: int) -> None:
     assert held <= found.training <= held + 2 * FLOAT * d * block * batch + 0.1 * held
 
 
-def test_memory_of_a_convolutional_network(folder: Path) -> None:  # noqa: F811
+def test_memory_of_a_convolutional_network(folder: Path) -> None:
     from formats import write_mnist
 
     write_mnist(folder)
@@ -166,10 +165,10 @@ def test_a_step_takes_the_time_that_steps_take() -> None:
 # -- the plan --------------------------------------------------------------------------------------------------------
 
 
-def test_order_and_total_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_and_total_are_those_of_the_schedule() -> None:
     sizes = {"a": (1000, 1e6), "b": (1000, 1e10), "c": (3000, 1e6), "d": (500, 5e6)}
     runs = [planned(k, steps=s, flops=f, step=1e-3) for k, (s, f) in sizes.items()]
-    plan = plan_of(runs, monkeypatch)
+    plan = plan_of(runs)
     wide, narrow = side_by_side.schedule([run.job for run in runs], 2)
     assert [p.job for p in plan.runs] == [*wide, *narrow]
     assert [job.label for job in wide] == ["b"]
@@ -182,52 +181,52 @@ def test_order_and_total_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPat
     assert [line.split()[0] for line in table[1:]] == [job.label for job in (*wide, *narrow)]
 
 
-def test_memory_at_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_at_the_peak() -> None:
     """Runs side by side add up, those on all cores do not; the data are counted once."""
-    monkeypatch.setattr("mfrun.sweeps.plan.PROCESS", 0)
     runs = [planned(start=s, training=t) for s, t in ((10, 1), (1, 20), (30, 3), (5, 5))]
-    plan = plan_of(runs, monkeypatch)
+    plan = plan_of(runs)
     assert {p.cores for p in plan.runs} == {1}
-    assert plan.memory == plan.shared + 30 + 20
-    alone = plan_of(runs, monkeypatch, threads=1)
-    assert alone.memory == alone.shared + 30
+    assert plan.memory == plan.shared + 30 + 20 + 2 * PROCESS
+    alone = plan_of(runs, threads=1)
+    assert alone.memory == alone.shared + 30 + PROCESS
     assert alone.seconds == pytest.approx(sum(run.seconds() for run in runs))
 
 
-def test_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit() -> None:
     runs = [planned("small", start=2**20), planned("large", start=2**60, weights=2**60, steps=200)]
-    plan = plan_of(runs, monkeypatch)
+    plan = plan_of(runs)
     memory, disk = plan.lacking()
     assert memory.startswith("memory: 1.05e+06 TiB")
     assert memory.endswith("too large by itself: large")
     assert disk.startswith("disk: ")
-    assert f"DOES NOT FIT  {memory}" in plan.totals()
-    assert plan_of(runs[:1], monkeypatch).lacking() == []
+    assert f"DOES NOT FIT  {memory}" in plan.totals(0.0)
+    assert plan_of(runs[:1]).lacking() == []
 
 
-def test_jobs_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_of_a_cluster() -> None:
     keys = {"array_parallelism": 2, "cpus_per_task": 4, "gpus_per_node": 1, "timeout_min": 1, "signal_delay_s": 20}
     cluster = Cluster.of("submitit_slurm", {**keys, "mem_gb": None})
     assert cluster == Cluster("submitit_slurm", 2, 4, 1, 40.0, None)
     runs = [planned(str(steps), steps=steps, step=1.0) for steps in (100, 50, 50)]
-    plan = plan_of(runs, monkeypatch, threads=None, cluster=cluster)
+    plan = plan_of(runs, threads=None, cluster=cluster)
     seconds = [run.seconds(4) for run in runs]
     assert plan.seconds == pytest.approx(seconds[1] + seconds[2])
-    text = plan.totals()
+    text = plan.totals(0.0)
     assert "3 jobs, 2 at once" in text
     assert "requeued 2 times under hydra.launcher.timeout_min" in text
     assert f"{sum(seconds) / 3600:.3g} GPU hours" in text
     little = Cluster.of("submitit_slurm", {**keys, "mem_gb": 1e-3})
-    assert "of hydra.launcher.mem_gb" in plan_of(runs, monkeypatch, cluster=little).lacking()[0]
+    assert "of hydra.launcher.mem_gb" in plan_of(runs, cluster=little).lacking()[0]
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_nothing(folder: Path) -> None:  # noqa: F811
+def test_the_command_writes_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     particles = ["particles.first=64", "particles.last=64"]
-    code, out, err = mfrun("sweep", *SWEEP, "widths=[3,5,inf]", *particles, "dir=s", "--dry-run")
-    assert (code, err) == (0, "")
+    assert here("sweep", *SWEEP, "widths=[3,5,inf]", *particles, "dir=s", "--dry-run") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
     lines = out.splitlines()
     assert {line.split()[0] for line in lines[1:4]} == {"width=3", "width=5", "width=inf"}
     assert [line.split()[0] for line in lines[5:]] == ["time", "memory", "disk", "steps"]
@@ -274,9 +273,8 @@ def test_bad_input(capfd: pytest.CaptureFixture[str]) -> None:
     assert not Path("s").exists()
 
 
-def test_a_sweep_that_does_not_fit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mfrun.sweeps.plan._machine_memory", lambda: 2**30)
-    assert here("sweep", *TINY[2:], "widths=[3,20000]", "dir=s", "--dry-run") == 1
+def test_a_sweep_that_does_not_fit(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("sweep", *TINY[2:], "widths=[3,1000000]", "dir=s", "--dry-run") == 1
     assert "DOES NOT FIT  memory: " in capfd.readouterr().out
 
 

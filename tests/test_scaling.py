@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import ACTIVATIONS, LOSSES, Init, build
 from torch import Tensor, nn
 
-from mfrun.cli import _run, main
+from mfrun import cli
 from mfrun.dynamics.experiment import restore
 from mfrun.networks.activations import Tanh
 from mfrun.networks.dense import Dense
@@ -236,7 +235,7 @@ def test_fractions_stay_fractions(name: str) -> None:
 def test_bad_input(words: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line that names key, value and what is allowed; exit code 2; nothing is written."""
     with pytest.raises(SystemExit) as stopped:
-        main(["train", *TINY, f"dir={tmp_path / 'r'}", *words.split()])
+        cli.main(["train", *TINY, f"dir={tmp_path / 'r'}", *words.split()])
     out, err = capfd.readouterr()
     assert (stopped.value.code, out) == (2, "")
     assert message in err
@@ -255,7 +254,7 @@ def test_powers_from_the_command_line(tmp_path: Path) -> None:
         "as_mean_field": ["scaling=powers"],
     }
     for name, words in calls.items():
-        assert _run(["train", *TINY, "schedule.multipliers=[1,2,0.5]", f"dir={tmp_path / name}", *words]) == 0
+        assert cli.run(["train", *TINY, "schedule.multipliers=[1,2,0.5]", f"dir={tmp_path / name}", *words]) == 0
     frames = {name: pd.read_csv(tmp_path / name / "metrics.csv").drop(columns="wall_seconds") for name in calls}
     assert frames["ntk"].equals(frames["as_ntk"])
     assert frames["mean_field"].equals(frames["as_mean_field"])
@@ -266,7 +265,7 @@ def test_powers_from_the_command_line(tmp_path: Path) -> None:
 def test_a_run_trains_at_the_scaling_s_rates(name: str, tmp_path: Path) -> None:
     """``mfrun train`` against the same batches by hand; schedule.multipliers multiply the scaling's rates."""
     words = [f"scaling={name}", "alpha=0.3", "dtype=float64", "schedule.multipliers=[1,2,0.5]"]
-    assert _run(["train", *TINY, *words, f"dir={tmp_path / 'r'}"]) == 0
+    assert cli.run(["train", *TINY, *words, f"dir={tmp_path / 'r'}"]) == 0
     experiment, trained, step = restore(RunDirectory(tmp_path / "r"))
     assert step == 3
     network, stream = experiment.network(), experiment.stream()
@@ -282,21 +281,20 @@ def test_a_run_trains_at_the_scaling_s_rates(name: str, tmp_path: Path) -> None:
         assert not torch.allclose(mine, before)
 
 
-def test_sweep_lays_the_regimes_side_by_side(tmp_path: Path) -> None:
-    """A sweep over scaling=..., as a process; plot and compare tell the regimes apart by name."""
-
-    def mfrun(*argv: str) -> str:
-        command = [sys.executable, "-m", "mfrun", *argv]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+def test_sweep_lays_the_regimes_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep over scaling=...; plot and compare tell the regimes apart by name."""
 
     keys = [k for k in TINY if not k.startswith(("width", "steps"))]
-    mfrun("sweep", *keys, "steps=20", "widths=[4,8]", "scaling=mean_field,ntk,standard", f"dir={tmp_path / 's'}")
+    assert (
+        here("sweep", *keys, "steps=20", "widths=[4,8]", "scaling=mean_field,ntk,standard", f"dir={tmp_path / 's'}")
+        == 0
+    )
     scalings = ("mean_field", "ntk", "standard")
     runs = {f"width={n},scaling={s}" for n, s in itertools.product((4, 8), scalings)}
     assert {p.name for p in (tmp_path / "s").iterdir() if p.is_dir()} == runs
-    text = mfrun("compare", str(tmp_path / "s"), "--metrics", "population_loss")
+    capsys.readouterr()
+    assert here("compare", str(tmp_path / "s"), "--metrics", "population_loss") == 0
+    text = capsys.readouterr().out
     assert [text.count(f"scaling={s}") for s in scalings] == [1, 1, 1]
-    mfrun("plot", str(tmp_path / "s"))
+    assert here("plot", str(tmp_path / "s")) == 0
     assert (tmp_path / "s" / "curves.png").stat().st_size > 5_000

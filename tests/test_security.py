@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import TINY, curves, here, mfrun
 from formats import write_arrays
-from test_cli import TINY, curves, folder, here, mfrun  # noqa: F401
 
 SWEEP = [*TINY[2:], "threads=1", "widths=[3]", "steps=5"]
 TRAP = Path("sprung")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Init, build
 
-from mfrun.cli import _run
+from mfrun import cli
 from mfrun.dynamics.experiment import restore
 from mfrun.networks.activations import Tanh
 from mfrun.networks.dense import Dense
@@ -105,9 +105,9 @@ def test_rates_of_a_trained_limit(tmp_path: Path, capsys: pytest.CaptureFixture[
     """E|yhat_n - yhat| ~ n^-1/2 (Eq. 66), and the expected squared loss exceeds the limit's like n^-1."""
     keys = ["depth=4", "steps=30", "dataset.d=4", "alpha=0.01", "evaluation.samples=200", "threads=1"]
     run = tmp_path / "run"
-    assert _run(["train", *keys, "width=inf", "particles.first=512", f"dir={run}"]) == 0
+    assert cli.run(["train", *keys, "width=inf", "particles.first=512", f"dir={run}"]) == 0
     capsys.readouterr()
-    assert _run(["statics", str(run), "--widths", "8,16,32,64,128", "--draws", "64", "--samples", "200"]) == 0
+    assert cli.run(["statics", str(run), "--widths", "8,16,32,64,128", "--draws", "64", "--samples", "200"]) == 0
     lines = {line.split(" ~ ")[0]: line for line in capsys.readouterr().out.splitlines() if " ~ n^-" in line}
     low, high = (float(v) for v in lines["E|yhat_n - yhat|"].split("[")[1].rstrip("]").split(","))
     assert low < 0.5 < high or abs(0.5 - (low + high) / 2) < 0.05
@@ -120,7 +120,7 @@ def test_two_layers_have_a_known_answer(tmp_path: Path) -> None:
     """With one hidden layer, yhat_n is an average of n draws of beta a(x): the squared loss exceeds the whole's by the
     average over x of Var_p(beta a(x)) / n, and E|yhat_n - yhat| is sqrt(2 / pi) standard deviations over sqrt n."""
     run, keys = tmp_path / "run", ["depth=2", "steps=20", "dataset.d=4", "dtype=float64", "threads=1", "init.tau2=1"]
-    assert _run(["train", *keys, "width=60", "evaluation.samples=100", f"dir={run}"]) == 0
+    assert cli.run(["train", *keys, "width=60", "evaluation.samples=100", f"dir={run}"]) == 0
     experiment, net, _ = restore(RunDirectory(run))
     (samples,) = experiment.problem.evaluation(0, 100).values()
     ((x, _),) = list(samples)
@@ -137,20 +137,20 @@ def test_rates_are_followed_through_training(tmp_path: Path, capsys: pytest.Capt
     """--step all takes every state that is kept; --step K the one of K, drawn and measured alike."""
     run, small = tmp_path / "run", ["--widths", "4,8,16,32", "--draws", "16", "--samples", "50"]
     keys = ["depth=3", "steps=100", "dataset.d=3", "evaluation.samples=50", "threads=1", "keep_checkpoints=1"]
-    assert _run(["train", *keys, "width=30", f"dir={run}"]) == 0
+    assert cli.run(["train", *keys, "width=30", f"dir={run}"]) == 0
     assert RunDirectory(run).saved_steps() == [0, 1, 10, 79, 100]
-    assert _run(["statics", str(run), "--step", "all", *small]) == 0
+    assert cli.run(["statics", str(run), "--step", "all", *small]) == 0
     out = capsys.readouterr().out
     frame = pd.read_csv(run / "statics.csv")
     assert frame["step"].unique().tolist() == [0, 1, 10, 79, 100]
     assert frame["t"].tolist() == pytest.approx((frame["step"] * 0.001).tolist())
     assert "Eq. (54)" in out
     assert (run / "statics.png").stat().st_size > 10_000
-    assert _run(["statics", str(run), "--step", "10", *small, "--out", str(tmp_path / "ten")]) == 0
+    assert cli.run(["statics", str(run), "--step", "10", *small, "--out", str(tmp_path / "ten")]) == 0
     ten = pd.read_csv(tmp_path / "ten" / "statics.csv")
     pd.testing.assert_frame_equal(ten, frame[frame["step"] == 10].reset_index(drop=True))
     capsys.readouterr()
-    assert _run(["statics", str(run), "--step", "11", *small]) == 2
+    assert cli.run(["statics", str(run), "--step", "11", *small]) == 2
     assert "no state of step 11; there are 0, 1, 10, 79, 100" in capsys.readouterr().err
 
 
@@ -160,9 +160,9 @@ def test_kept_states_outlive_a_resumed_run(tmp_path: Path) -> None:
         tmp_path / "run",
         ["dataset.d=3", "width=4", "evaluation.samples=20", "threads=1", f"dir={tmp_path}/run"],
     )
-    assert _run(["train", *keys, "steps=100", "keep_checkpoints=1", "budget=0.2"]) == 0
+    assert cli.run(["train", *keys, "steps=100", "keep_checkpoints=1", "budget=0.2"]) == 0
     assert RunDirectory(run).saved_steps() == [0, 1, 10, 16, 20]
-    assert _run(["train", *keys, "resume=true", "budget=1", "keep_checkpoints=0"]) == 0
+    assert cli.run(["train", *keys, "resume=true", "budget=1", "keep_checkpoints=0"]) == 0
     # 20 was the end of the shorter run, which is kept.
     assert RunDirectory(run).saved_steps() == [0, 1, 10, 20, 79, 100]
     assert RunDirectory(run).config().steps == 100
@@ -172,7 +172,7 @@ def test_restored_network_is_the_one_that_was_saved(tmp_path: Path) -> None:
     """Its loss is the last row's."""
     run = tmp_path / "run"
     keys = ["width=6", "steps=20", "replicates=2", "evaluation.samples=100", "dtype=float64", "threads=1"]
-    assert _run(["train", *keys, f"dir={run}"]) == 0
+    assert cli.run(["train", *keys, f"dir={run}"]) == 0
     experiment, net, step = restore(RunDirectory(run))
     assert step == 20
     (samples,) = experiment.problem.evaluation(0, 100).values()
@@ -185,14 +185,15 @@ def test_restored_network_is_the_one_that_was_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["statics", "nowhere"], "no such file"),
-        (["statics", "nowhere", "--widths", "0"], "at least 1"),
-        (["statics", "nowhere", "--step", "-1"], "the step of a saved state, or all"),
+        (["statics", "nowhere"], "nowhere: no such folder"),
+        (["statics", "."], "no such file"),
+        (["statics", ".", "--widths", "0"], "at least 1"),
+        (["statics", ".", "--step", "-1"], "the step of a saved state, or all"),
         (["train", "keep_checkpoints=-1"], "keep_checkpoints=-1: must be at least 0"),
         (["train", "budget=0"], "lies in (0, 1]"),
     ],
 )
 def test_bad_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line, exit code 2."""
-    assert _run(argv) == 2
+    assert cli.run(argv) == 2
     assert words in capsys.readouterr().err

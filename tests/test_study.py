@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mfrun.cli import _run
+from mfrun import cli
 from mfrun.dynamics.evaluate import grid
 from mfrun.runs.directory import RunDirectory
 from mfrun.shell import options
@@ -99,7 +99,7 @@ def test_gap_below_the_limits_own_error_is_flagged(tmp_path: Path) -> None:
 
 def test_compare_writes_table_csv_and_figure(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The rate, the horizon and ``never`` are there to be read."""
-    assert _run(["compare", str(sweep), "--tolerance", "0.02", "--absolute", "--steps", "10,1000"]) == 0
+    assert cli.run(["compare", str(sweep), "--tolerance", "0.02", "--absolute", "--steps", "10,1000"]) == 0
     out = capsys.readouterr().out
     assert "the limit n = inf" in out
     assert "never" in out
@@ -116,7 +116,7 @@ def test_compare_without_the_limit_says_so(tmp_path: Path, capsys: pytest.Captur
     """The largest width stands in."""
     for n in (50, 100, 800):
         write_run(tmp_path / f"width={n}", n, 3 / n)
-    assert _run(["compare", str(tmp_path), "--metrics", "population_loss"]) == 0
+    assert cli.run(["compare", str(tmp_path), "--metrics", "population_loss"]) == 0
     assert "n = 800, the largest width here (no inf)" in capsys.readouterr().out
 
 
@@ -124,7 +124,7 @@ def test_compare_keeps_settings_apart(sweep: Path, capsys: pytest.CaptureFixture
     """Another tau2 is another comparison."""
     for n in (50, 100, math.inf):
         write_run(sweep / f"width={n},tau2=3", n, 0.0 if math.isinf(n) else 1 / math.sqrt(n), init={"tau2": 3.0})
-    assert _run(["compare", str(sweep), "--metrics", "population_loss"]) == 0
+    assert cli.run(["compare", str(sweep), "--metrics", "population_loss"]) == 0
     out = capsys.readouterr().out
     assert "[tau2=0.1]" in out
     assert "[tau2=3]" in out
@@ -179,7 +179,7 @@ def test_a_mean_ends_where_a_replicate_diverges(sweep: Path) -> None:
 def test_compare_leaves_out_what_cannot_be_compared(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A setting with one width is told and passed over."""
     write_run(sweep / "alone", 50, 0.1, init={"tau2": 7.0})
-    assert _run(["compare", str(sweep), "--metrics", "population_loss", "--times", "1,10"]) == 0
+    assert cli.run(["compare", str(sweep), "--metrics", "population_loss", "--times", "1,10"]) == 0
     captured = capsys.readouterr()
     assert "left out: metric population_loss" in captured.err
     assert "tau2=7" in captured.err
@@ -208,7 +208,7 @@ def test_compare_leaves_out_what_cannot_be_compared(sweep: Path, capsys: pytest.
 )
 def test_plot_options(sweep: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Each writes the file that it prints."""
-    assert _run(["plot", str(sweep), *options]) == 0
+    assert cli.run(["plot", str(sweep), *options]) == 0
     file = Path(capsys.readouterr().out.strip())
     assert file.parent == sweep
     assert file.stat().st_size > 5_000
@@ -216,7 +216,7 @@ def test_plot_options(sweep: Path, options: list[str], capsys: pytest.CaptureFix
 
 def test_plot_shows_every_curve(sweep: Path) -> None:
     """The picture's text names all widths, the limit and the panels; svg keeps text as text."""
-    assert _run(["plot", str(sweep), "--out", str(sweep / "a.svg")]) == 0
+    assert cli.run(["plot", str(sweep), "--out", str(sweep / "a.svg")]) == 0
     text = (sweep / "a.svg").read_text()
     for words in ("Population loss", "Classification error", "50", "400", "∞", "SGD step"):
         assert words in text
@@ -226,10 +226,10 @@ def test_plot_of_a_run_that_has_just_begun(tmp_path: Path, capsys: pytest.Captur
     """No row yet is told in a line; one row is drawn."""
     run = RunDirectory(tmp_path / "new")
     run.create({"width": 50})
-    assert _run(["plot", str(tmp_path)]) == 2
+    assert cli.run(["plot", str(tmp_path)]) == 2
     assert "no run here has written a row yet" in capsys.readouterr().err
     run.append([{"step": 0, "t": 0.0, "replicate": 0, "train_loss": 1.0, "wall_seconds": 0.0}])
-    assert _run(["plot", str(tmp_path)]) == 0
+    assert cli.run(["plot", str(tmp_path)]) == 0
 
 
 def test_half_written_row_is_left_out(sweep: Path) -> None:
@@ -239,7 +239,7 @@ def test_half_written_row_is_left_out(sweep: Path) -> None:
     with file.open("a") as out:
         out.write("1001,10.01,0,0.12")
     assert len(RunDirectory(sweep / "width=50").metrics()) == before
-    assert _run(["compare", str(sweep)]) == 0
+    assert cli.run(["compare", str(sweep)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_half_written_row_is_left_out(sweep: Path) -> None:
 )
 def test_bad_input(sweep: Path, argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line that says what is wrong, exit code 2."""
-    assert _run([a.format(sweep=sweep) for a in argv]) == 2
+    assert cli.run([a.format(sweep=sweep) for a in argv]) == 2
     err = capsys.readouterr().err.strip()
     assert words in err
     assert "\n" not in err
@@ -269,14 +269,14 @@ def test_bad_input(sweep: Path, argv: list[str], words: str, capsys: pytest.Capt
 def test_metrics_of_another_program(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A CSV that mfrun did not write is named."""
     (sweep / "width=50" / "metrics.csv").write_text("epoch,acc\n1,0.5\n")
-    assert _run(["plot", str(sweep)]) == 2
+    assert cli.run(["plot", str(sweep)]) == 2
     assert "not a metrics file of mfrun" in capsys.readouterr().err
 
 
 def test_status_lists_every_run(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line a run."""
     RunDirectory(sweep / "width=50").write_status("running", step=10, steps=STEPS)
-    assert _run(["status", str(sweep)]) == 0
+    assert cli.run(["status", str(sweep)]) == 0
     out = capsys.readouterr().out
     assert out.count("finished") == 4
     assert "running 10/1000" in " ".join(out.split())

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ARRAYS, TINY, here
 from formats import write_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import ARRAYS, TINY, folder, here  # noqa: F401
 from test_figures import CAPTIONS
 
 from mfrun.config import validated

@@ -11,9 +11,10 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfrun.cli import _run
+from mfrun import cli
 from mfrun.study.curves import load
-from mfrun.study.weights import Atoms, _laws, _refined
+from mfrun.study.weights import Atoms, refined
+from mfrun.study.weights import laws as laws_of
 
 SMALL = ["dataset.d=8", "batch=20", "evaluation.samples=50", "threads=1", "particles.first=512"]
 
@@ -29,7 +30,7 @@ def distance(law: Atoms, cdf: object) -> float:
 def laws(folder: Path, steps: list[int]) -> dict[str, dict[str, list[Atoms]]]:
     """By width, the marginals at the steps."""
     curves, _ = load([str(folder)], latest=False)
-    return {c.label: _laws(c, steps) for c in curves}
+    return {c.label: laws_of(c, steps) for c in curves}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two hidden layers, a wide network and the limit, trained far enough that both laws move."""
     folder = tmp_path_factory.mktemp("weights") / "sweep"
     keys = ["depth=3", "steps=200", "alpha=0.01", "init.tau2=0.3", "keep_checkpoints=1", "widths=[8,800,inf]"]
-    assert _run(["sweep", *SMALL, *keys, f"dir={folder}"]) == 0
+    assert cli.run(["sweep", *SMALL, *keys, f"dir={folder}"]) == 0
     return folder
 
 
@@ -66,7 +67,7 @@ def test_a_wide_network_follows_the_limit(sweep: Path) -> None:
 def test_refined_nodes_are_the_moved_law() -> None:
     """Under the flow beta -> 2 beta + 3 sixteen Gauss-Hermite nodes stand for N(3, 4), to a part in a thousand."""
     nodes, _ = np.polynomial.hermite_e.hermegauss(16)
-    law = _refined(nodes, 2 * nodes + 3, 1.0, scipy.stats.norm.ppf)
+    law = refined(nodes, 2 * nodes + 3, 1.0, scipy.stats.norm.ppf)
     assert distance(law, scipy.stats.norm(3, 2).cdf) < 1e-3 + 1 / 1024
 
 
@@ -99,12 +100,12 @@ def test_density_is_smoothed_by_the_kernel_that_is_asked_for() -> None:
 
 def test_the_picture(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """plot --weights draws kept states, and says which there are."""
-    assert _run(["plot", "--weights", str(sweep)]) == 0
+    assert cli.run(["plot", "--weights", str(sweep)]) == 0
     assert (sweep / "weights.png").stat().st_size > 20_000
-    assert _run(["plot", "--weights", str(sweep), "--steps", "0,100", "--widths", "8,inf", "--format", "svg"]) == 0
+    assert cli.run(["plot", "--weights", str(sweep), "--steps", "0,100", "--widths", "8,inf", "--format", "svg"]) == 0
     assert (sweep / "weights.svg").stat().st_size > 5_000
     capsys.readouterr()
-    assert _run(["plot", "--weights", str(sweep), "--steps", "7"]) == 2
+    assert cli.run(["plot", "--weights", str(sweep), "--steps", "7"]) == 2
     assert "--steps 7: no such state; all runs have those of 0, 1, 10, 100" in capsys.readouterr().err
 
 
@@ -121,8 +122,8 @@ def test_other_laws(tmp_path: Path, keys: list[str]) -> None:
     """Two layers, several bias types, laws without a density: all are drawn, and all have probability 1."""
     folder = tmp_path / "sweep"
     few = ["particles.first=64", "particles.last=64", "particles.nodes=4", "steps=10", "widths=[20,inf]"]
-    assert _run(["sweep", *SMALL[:-1], *few, *keys, f"dir={folder}"]) == 0
-    assert _run(["plot", "--weights", str(folder), "--steps", "10"]) == 0
+    assert cli.run(["sweep", *SMALL[:-1], *few, *keys, f"dir={folder}"]) == 0
+    assert cli.run(["plot", "--weights", str(folder), "--steps", "10"]) == 0
     for law in laws(folder, [10])["inf"].values():
         assert law[0].p.sum() == pytest.approx(1.0)
         assert law[0].points.shape == law[0].p.shape
@@ -132,7 +133,7 @@ def test_nothing_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     """Runs that stopped at different steps kept no state in common."""
     for steps in (3, 40):
         run = tmp_path / f"steps{steps}"
-        assert _run(["train", *SMALL, "width=4", f"steps={steps}", f"seed.init={steps}", f"dir={run}"]) == 0
+        assert cli.run(["train", *SMALL, "width=4", f"steps={steps}", f"seed.init={steps}", f"dir={run}"]) == 0
     capsys.readouterr()
-    assert _run(["plot", "--weights", str(tmp_path)]) == 2
+    assert cli.run(["plot", "--weights", str(tmp_path)]) == 2
     assert "keep_checkpoints=" in capsys.readouterr().err

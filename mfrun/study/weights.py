@@ -86,11 +86,11 @@ def figure(curves: list[Curve], looks: list[dict[str, Any]], steps: str | None) 
         UserError: a state is missing, or there is none in common.
     """
     chosen = _steps(curves, steps)
-    laws = [_laws(curve, chosen) for curve in curves]
+    marginals = [laws(curve, chosen) for curve in curves]
     picture, axes = style.panels(len(TITLES), len(chosen), width=2.5, height=2.2)
-    fewest = min(len(law[name][0].points) for law in laws for name in TITLES)
+    fewest = min(len(law[name][0].points) for law in marginals for name in TITLES)
     for row, (name, title) in zip(axes, TITLES.items(), strict=True):
-        every = [law[name] for law in laws]
+        every = [law[name] for law in marginals]
         shown = np.concatenate([[a.quantile(0.002), a.quantile(0.998)] for atoms in every for a in atoms])
         margin = 0.06 * float(np.ptp(shown))
         x = np.linspace(shown.min() - margin, shown.max() + margin, 600)
@@ -135,7 +135,7 @@ def _steps(curves: list[Curve], asked: str | None) -> list[int]:
     return chosen
 
 
-def _laws(curve: Curve, steps: list[int]) -> dict[str, list[Atoms]]:
+def laws(curve: Curve, steps: list[int]) -> dict[str, list[Atoms]]:
     """The marginals of one curve at every step, its runs pooled."""
     runs = [s.run for s in curve.sources]
     parts = [_limit(run, steps) if is_limit(curve) else _finite(run, steps) for run in runs]
@@ -179,12 +179,12 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
         beta = arrays[f"W{depth}"].double().cpu()
         p = measure(depth - 1)
         if network.p[depth - 1].weights is not None and beta[0].numel() == p.shape[1]:
-            refined = [
-                _refined(*nodes, lambda u: init.output(torch.from_numpy(init.entries.quantile(u))).numpy())
+            moved = [
+                refined(*nodes, lambda u: init.output(torch.from_numpy(init.entries.quantile(u))).numpy())
                 for nodes in _nodes(start, network, depth, p)
             ]
             laws["beta"].append(
-                Atoms(np.concatenate([a.points for a in refined]), np.concatenate([a.p for a in refined]) / len(sets))
+                Atoms(np.concatenate([a.points for a in moved]), np.concatenate([a.p for a in moved]) / len(sets))
             )
         else:
             spatial = (1,) * (beta.dim() - 3)
@@ -206,7 +206,7 @@ def _nodes(start: Network, network: Network, depth: int, p: Array) -> list[tuple
     return groups
 
 
-def _refined(before: Array, now: Array, p: float, quantile: Callable[[Array], Array]) -> Atoms:
+def refined(before: Array, now: Array, p: float, quantile: Callable[[Array], Array]) -> Atoms:
     """The law that quadrature nodes stand for: the initial law, moved by the flow that the nodes have followed.
 
     Args:

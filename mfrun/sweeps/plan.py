@@ -67,8 +67,9 @@ def plan(runs: Sequence[Run], top: Path, threads: int | None, cluster: Cluster |
         print(f"{len(runs) - len(left)} of {len(runs)} runs are done\n")
     if not left:
         return 0
+    timing = measure(left)
     plan = Plan(left, top, threads, cluster)
-    print(f"{plan.table()}\n\n{plan.totals()}")
+    print(f"{plan.table()}\n\n{plan.totals(timing)}")
     return 1 if plan.lacking() else 0
 
 
@@ -76,7 +77,7 @@ class Plan:
     """What the runs that are left of a sweep would take.
 
     Args:
-        runs: in the order in which they were given; not empty. Measured here.
+        runs: in the order in which they were given; measured; not empty.
         top: the sweep's folder, which need not be there.
         threads: cores to take; None for all.
         cluster: who trains them, where that is not this machine.
@@ -86,7 +87,6 @@ class Plan:
         self.top, self.cluster = top, cluster
         # The data are loaded by now, and all processes share them.
         self.shared = _resident()
-        self.timing = measure(runs)
         self.device = runs[0].experiment.device
         self.here = cluster is None
         self.gpu = self.here and self.device.type == "cuda"
@@ -179,11 +179,11 @@ class Plan:
         }
         return pd.DataFrame({name: map(of, self.runs) for name, of in columns.items()}).to_string(index=False)
 
-    def totals(self) -> str:
-        """The sweep as a whole."""
+    def totals(self, timing: float) -> str:
+        """The sweep as a whole, as told after so many seconds of timing."""
         held = f"at the peak, of {_bytes(_machine_memory())}" if self.here else "of the largest job"
         lines = [
-            f"time    {self._time()}; steps timed here in {duration(self.timing)}",
+            f"time    {self._time()}; steps timed here in {duration(timing)}",
             f"memory  {_bytes(self.memory)} {held}; imports and data are {_bytes(self.shared)} of it",
             f"disk    {_bytes(self.disk)}, of {_bytes(free_bytes(self.top))} free at dir={self.top}",
             f"steps   {sum(r.job.steps * r.job.flops for r in self.runs):.3g} floating point operations in all",

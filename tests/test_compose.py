@@ -1,0 +1,133 @@
+"""Configurations of a sweep: each composed once, and what Hydra would have composed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import TINY, here
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, OmegaConf
+
+import mfrun
+from mfrun.errors import UserError
+from mfrun.shell import commandline
+from mfrun.shell.compose import compose_jobs, compose_whole
+
+SEVERAL = ["threads=1", *TINY[2:]]  # without a width
+SWEPT = {
+    "a width": ["width=3,5,inf"],
+    "a key of a group": ["init.tau2=0.1,3", "width=4,5"],
+    "groups": ["activation=relu,tanh", "schedule=constant,power", "width=3,4"],
+    "a group and a key of it": ["schedule=power", "schedule.p=0.1,0.2", "activation=tanh,relu"],
+    "mappings and what changes them": ["init={tau2: 2.0},{tau2: 3.0}", "init.tau1=0.5"],
+    "lists and texts": ["widths=[3,4],[5]", "title='a, b','c = d'"],
+    "added keys": ["+note=1,2", "width=3,4"],
+    "Hydra's own": ["width=3,4", "hydra.verbose=true,false"],
+    "a preset": ["figure=fig8a", "init.tau2=0.1,3"],
+}
+
+
+@pytest.mark.parametrize("words", SWEPT.values(), ids=SWEPT)
+def test_configurations_are_those_that_hydra_composes(words: list[str]) -> None:
+    jobs = commandline.jobs(commandline.parse(["dir=s", *words]))
+    for job, found in zip(jobs, compose_jobs(jobs, []), strict=True):
+        expected = compose_whole(job, [])
+        assert OmegaConf.to_container(found, resolve=False) == OmegaConf.to_container(expected, resolve=False)
+        assert found.hydra.overrides.task == [word for word in job if not word.startswith("hydra.")]
+
+
+def test_a_value_of_another_type_is_refused_by_its_word() -> None:
+    with pytest.raises(UserError, match=r"^depth=x: "):
+        compose_jobs([["depth=3"], ["depth=x"]], [])
+
+
+def test_files_are_composed_once_for_all_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the sweep and once for its jobs, however many; resumed, once more for what is typed."""
+    composed: list[list[str]] = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(self: ConfigLoaderImpl, config_name: str, overrides: list[str], *a: object, **k: object) -> DictConfig:
+        composed.append(overrides)
+        return load(self, config_name, overrides, *a, **k)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    assert here("sweep", *SEVERAL, "widths=[3,4,5,6]", "steps=2", "dir=s") == 0
+    assert len(composed) == 2
+    composed.clear()
+    assert here("sweep", "dir=s", "resume=true", "steps=3") == 0
+    assert len(composed) == 3
+    composed.clear()
+    assert here("train", *TINY, "steps=2", "dir=r") == 0
+    assert len(composed) == 1
+
+
+CALLBACK = """\
+from hydra.experimental.callback import Callback
+
+class Noted(Callback):
+    def __getattribute__(self, name):
+        if name.startswith("on_"):
+            with open("called", "a") as file:
+                print(name, file=file)
+        return super().__getattribute__(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("train", ["on_run_start", "on_job_start", "on_job_end", "on_run_end"]),
+        ("sweep", ["on_multirun_start", "on_job_start", "on_job_end", "on_multirun_end"]),
+    ],
+)
+def test_callbacks_are_called(command: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("noted.py").write_text(CALLBACK)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    widths = ["widths=[3]"] if command == "sweep" else []
+    assert here(command, *TINY, *widths, "steps=1", "+hydra.callbacks.mine._target_=noted.Noted", "dir=r") == 0
+    assert Path("called").read_text().split() == expected
+
+
+def test_another_sweeper_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("sweep", *TINY, "widths=[3]", "hydra/sweeper=optuna", "dir=s") == 2
+    assert capfd.readouterr().err.startswith("mfrun: hydra/sweeper=optuna: ")
+
+
+# -- the rooms -------------------------------------------------------------------------------------------------------
+
+ROOMS = sorted(p.parent.name for p in Path(mfrun.__file__).parent.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("room", [r for r in ROOMS if r != "conf"])
+def test_the_face_of_a_room(room: str) -> None:
+    """Every name of it is there, and a room is imported without what its modules need."""
+    check = f"""
+import sys, mfrun.{room} as room
+assert not {{"torch", "pandas", "matplotlib", "hydra"}} & set(sys.modules)
+assert room.__all__
+print([name for name in room.__all__ if getattr(room, name) is None])
+"""
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("command", ["plot", "compare", "statics", "status"])
+def test_a_mistyped_folder_is_answered_before_anything_heavy_is_imported(command: str) -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "mfrun", command, "nowhere"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 2
+    assert "mfrun: nowhere: no such folder" in done.stderr.splitlines()
+    assert not imported & {"torch", "pandas", "numpy", "matplotlib", "hydra", "omegaconf"}
+
+
+def test_curves_are_drawn_without_torch() -> None:
+    assert here("sweep", *SEVERAL, "widths=[3,5,8]", "steps=20", "dir=s") == 0
+    for command in ("plot", "compare"):
+        check = f"from mfrun.cli import COMMANDS; COMMANDS[{command!r}](['s'])\n"
+        check += "import sys; print([m for m in ('torch', 'scipy.stats') if m in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
