@@ -168,7 +168,7 @@ LINES = [
     ("train --config-dir nowhere", "--config-dir nowhere: no such folder"),
     ("train --config-name foo", "foo"),
     ("train --config-dir", "--config-dir.*expected one argument"),
-    ("status a b", "unrecognized arguments: b"),
+    ("status . b", "unrecognized arguments: b"),
     ("tarin width=3", "tarin: unknown command; .*did you mean train?"),
     ("completion", "completion: give one shell of bash, zsh, fish"),
     ("completion tcsh", "completion tcsh: give one shell of bash, zsh, fish"),
@@ -202,14 +202,13 @@ LINES = [
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(folder: Path) -> Path:
     """A working folder with a few data sets and a plain file."""
-    monkeypatch.chdir(tmp_path)
-    write_arrays(tmp_path / "classes.npz", labels="classes")
-    write_arrays(tmp_path / "reg.npz", labels="regression")
-    write_mnist(tmp_path)
-    (tmp_path / "afile").write_text("not a folder")
-    return tmp_path
+    write_arrays(folder / "classes.npz", labels="classes")
+    write_arrays(folder / "reg.npz", labels="regression")
+    write_mnist(folder)
+    (folder / "afile").write_text("not a folder")
+    return folder
 
 
 def listing(folder: Path) -> list[str]:

@@ -341,10 +341,8 @@ def test_finite_networks_fall_onto_the_limit(activation, tau3):
 
 
 @pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder with small images in ``a.npz``, three classes, and no images in ``b.npz``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 30), ("test", 15)):

@@ -16,13 +16,6 @@ from mfrun.config import conf_dir
 from mfrun.problems import datasets
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test works in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def data(capfd: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[str], list[str]]:
     """Exit code, lines of stdout and lines of stderr of ``mfrun data ARGV``."""
     with pytest.raises(SystemExit) as stopped:

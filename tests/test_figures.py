@@ -125,7 +125,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tv.CIFAR10, "meta", {**tv.CIFAR10.meta, "md5": sums["batches.meta"]})
     write_arrays(tmp_path / "a.npz")
     monkeypatch.setenv("MFRUN_DATA", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

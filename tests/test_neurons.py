@@ -151,11 +151,11 @@ def test_closed_derivatives_are_those_of_torch_func(operation):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_forms.py").write_text(OWN)
-    return tmp_path
+def folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Forms of the user's own lie there."""
+    monkeypatch.syspath_prepend(folder)
+    (folder / "own_forms.py").write_text(OWN)
+    return folder
 
 
 FUNCTION = ["neuron=function", "neuron.function=own_forms:peak", "neuron.means=[1,0]", "neuron.deviations=[0.2,0.1]"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
@@ -18,6 +19,9 @@ from mfrun.runs.progress import say
 from mfrun.shell import commandline, hydra
 from mfrun.shell.compose import compose_jobs, compose_whole, folder, keys
 from mfrun.sweeps import resume
+
+if TYPE_CHECKING:
+    from mfrun.sweeps.jobs import Run
 
 
 def train(argv: list[str]) -> int:
@@ -56,76 +60,129 @@ def sweep(argv: list[str]) -> int:
     """Train every width, and every value of every swept key: a Hydra multirun."""
     if hydra.only_prints("sweep", argv):
         return 0
-    flags, overrides = commandline.split([word for word in argv if word != "--dry-run"])
     distrust(set())
-    master = compose_whole(commandline.first(overrides), flags)
-    base = keys(master)
-    top = folder(base)
-    if base.resume:
-        overrides, master = resume.resumed(resume.words_of_sweep(top), overrides, flags)
-        base = keys(master)
-    elif (top / SWEEP).is_file():
-        raise UserError(f"dir={top}: holds a sweep already; resume=true goes on with it")
-    launcher = _launcher(master)
-    # A job that runs elsewhere may start in another folder.
-    master.dir = str(top if launcher == "local" else top.absolute())
-    parsed = _with_widths(overrides, master)
-    wholes = _composed(parsed, master, flags)
-    nodes = [keys(whole) for whole in wholes]
-    names = [str(whole.hydra.sweep.subdir) for whole in wholes]
-    _refuse_folders(top, names, grown=base.resume)
+    asked = _Sweep.of(*commandline.split([word for word in argv if word != "--dry-run"]))
+    runs = asked.checked()
 
-    from mfrun.dynamics.experiment import Problems
     from mfrun.dynamics.warnings import warn
-    from mfrun.sweeps.jobs import Run, SideBySide, train_job
 
-    if launcher == "local":
-        import torch
-
-        # A process that has used several threads cannot be copied, and the runs will be copies of this one.
-        torch.set_num_threads(1)
-    problems, elsewhere = Problems(), launcher != "local"
-    runs = [
-        Run.checked(node, RunDirectory(top / name), problems, elsewhere)
-        for node, name in zip(nodes, names, strict=True)
-    ]
     if "--dry-run" in argv:
         from mfrun.sweeps.plan import Cluster, plan
 
         warn([run.experiment for run in runs])
-        return plan(runs, top, base.threads, Cluster.of(launcher, master.hydra.launcher) if elsewhere else None)
-
-    with hold_sweep(top, resume=base.resume):
+        cluster = None if asked.local else Cluster.of(asked.launcher, asked.master.hydra.launcher)
+        return plan(runs, asked.top, asked.base.threads, cluster)
+    with hold_sweep(asked.top, resume=asked.base.resume):
         warn([run.experiment for run in runs])
-        facts = {"overrides": resume.lasting(overrides), "swept": commandline.swept_keys(parsed), "title": base.title}
-        write_sweep(top, facts)
-        words = [tuple(map(str, [*w.hydra.overrides.hydra, *w.hydra.overrides.task])) for w in wholes]
-        jobs = dict(zip(words, wholes, strict=True))
-        if elsewhere:
-            say(f"mfrun: {len(runs)} runs go to hydra/launcher={launcher}; mfrun status {top} says how they stand")
-            done = _hand_over(launcher, master, jobs)
-        else:
-            results = hydra.launch(master, jobs, train_job, SideBySide(dict(zip(words, runs, strict=True))))
-            done = all(result.return_value for result in results)
-        Tolerated(base.logger).tell("finish_sweep", top)
+        asked.record()
+        well = asked.train(runs)
+        Tolerated(asked.base.logger).tell("finish_sweep", asked.top)
+
     from mfrun.runs.status import table
 
     print(table([run.folder for run in runs]))
-    print(f"\nmfrun plot {top}")
-    return 0 if done and all(run.folder.done() for run in runs) else 1
+    print(f"\nmfrun plot {asked.top}")
+    return 0 if well and all(run.folder.done() for run in runs) else 1
 
 
-def _hand_over(launcher: str, master: DictConfig, jobs: Mapping[tuple[str, ...], DictConfig]) -> bool:
-    """Let a launcher train the runs elsewhere, and wait for them; whether all went well, as far as it says."""
-    from mfrun.sweeps.jobs import train_job
+@dataclass(frozen=True)
+class _Sweep:
+    """What a command line asks for.
 
-    try:
-        return all(result.return_value for result in hydra.launch(master, jobs, train_job))
-    except Exception as error:
-        # Launchers raise what they like; the troubles of the runs themselves are in their status and logs.
-        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-        say(f"mfrun: hydra/launcher={launcher}: {type(error).__name__}: {lines[0].strip()}")
-        return False
+    Attributes:
+        top: the sweep's folder.
+        overrides: the words, with those that a resumed sweep was started with.
+        parsed: the same, with what the sweep runs over.
+        master: the whole configuration of its first job, which is Hydra's of the sweep.
+        base: the keys in it.
+        jobs: the whole configuration of every job.
+        launcher: by the name of its file.
+    """
+
+    top: Path
+    overrides: list[str]
+    parsed: list[Override]
+    master: DictConfig
+    base: DictConfig
+    jobs: list[DictConfig]
+    launcher: str
+
+    @classmethod
+    def of(cls, flags: list[str], overrides: list[str]) -> _Sweep:
+        """Compose what the words ask for.
+
+        Raises:
+            UserError: they make no sense, or the folder does not allow it.
+        """
+        master = compose_whole(commandline.first(overrides), flags)
+        base = keys(master)
+        top = folder(base)
+        if base.resume:
+            overrides, master = resume.resumed(resume.words_of_sweep(top), overrides, flags)
+            base = keys(master)
+        elif (top / SWEEP).is_file():
+            raise UserError(f"dir={top}: holds a sweep already; resume=true goes on with it")
+        launcher = _launcher(master)
+        # A job that runs elsewhere may start in another folder.
+        master.dir = str(top if launcher == "local" else top.absolute())
+        parsed = _with_widths(overrides, master)
+        jobs = _composed(parsed, master, flags)
+        return cls(top, overrides, parsed, master, base, jobs, launcher)
+
+    @property
+    def local(self) -> bool:
+        """Whether its runs are trained by this process and those that it starts."""
+        return self.launcher == "local"
+
+    def checked(self) -> list[Run]:
+        """Its runs, assembled where it is local.
+
+        Raises:
+            UserError: one of them makes no sense, or does not fit what the folder holds.
+        """
+        nodes = [keys(job) for job in self.jobs]
+        names = [str(job.hydra.sweep.subdir) for job in self.jobs]
+        _refuse_folders(self.top, names, grown=self.base.resume)
+
+        from mfrun.dynamics.experiment import Problems
+        from mfrun.sweeps.jobs import Run
+
+        if self.local:
+            import torch
+
+            # A process that has used several threads cannot be copied, and the runs will be copies of this one.
+            torch.set_num_threads(1)
+        problems = Problems()
+        return [
+            Run.checked(node, RunDirectory(self.top / name), problems, elsewhere=not self.local)
+            for node, name in zip(nodes, names, strict=True)
+        ]
+
+    def record(self) -> None:
+        """Write what those who resume it have to know."""
+        swept = commandline.swept_keys(self.parsed)
+        facts = {"overrides": resume.lasting(self.overrides), "swept": swept, "title": self.base.title}
+        write_sweep(self.top, facts)
+
+    def train(self, runs: list[Run]) -> bool:
+        """Train its runs through the launcher; whether all went well, as far as the launcher says."""
+        from mfrun.sweeps.jobs import SideBySide, train_job
+
+        words = [tuple(map(str, [*job.hydra.overrides.hydra, *job.hydra.overrides.task])) for job in self.jobs]
+        jobs = dict(zip(words, self.jobs, strict=True))
+        if self.local:
+            launcher = SideBySide(dict(zip(words, runs, strict=True)))
+            return all(result.return_value for result in hydra.launch(self.master, jobs, train_job, launcher))
+        say(
+            f"mfrun: {len(runs)} runs go to hydra/launcher={self.launcher}; mfrun status {self.top} says how they stand"
+        )
+        try:
+            return all(result.return_value for result in hydra.launch(self.master, jobs, train_job))
+        except Exception as error:
+            # Launchers raise what they like; the troubles of the runs themselves are in their status and logs.
+            lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+            say(f"mfrun: {where}: {type(error).__name__}: {lines[0].strip()}")
+            return False
 
 
 def _with_widths(overrides: list[str], master: DictConfig) -> list[Override]:
