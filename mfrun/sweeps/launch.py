@@ -173,9 +173,8 @@ class _Sweep:
         if self.local:
             launcher = SideBySide(dict(zip(words, runs, strict=True)))
             return all(result.return_value for result in hydra.launch(self.master, jobs, train_job, launcher))
-        say(
-            f"mfrun: {len(runs)} runs go to hydra/launcher={self.launcher}; mfrun status {self.top} says how they stand"
-        )
+        where = f"hydra/launcher={self.launcher}"
+        say(f"mfrun: {len(runs)} runs go to {where}; mfrun status {self.top} says how they stand")
         try:
             return all(result.return_value for result in hydra.launch(self.master, jobs, train_job))
         except Exception as error:
