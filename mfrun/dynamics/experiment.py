@@ -225,7 +225,7 @@ def _try(test_functions: dict[str, TestFunction], problem: Problem) -> None:
                     shape = tuple(phi(y, x.new_zeros((1, problem.n_out, len(x)))).shape)
                 except ConfigError:
                     raise
-                except Exception as error:  # the user's own code
+                except Exception as error:  # It is the user's own code.
                     why = f"fails ({type(error).__name__}: {reason(error)})"
                     raise ConfigError("evaluation.test_functions", name, why) from error
                 if shape not in ((1, len(x)), (len(x),)):

@@ -52,7 +52,7 @@ def train(
     run.path.mkdir(parents=True, exist_ok=True)
     run.lock()
     try:
-        if run.exists() and not begun:  # and ended it, or it would have the lock
+        if run.exists() and not begun:  # Another process has begun it since, and ended it, or it would have the lock.
             raise UserError(f"dir={run.path}: another process has just begun a run in this folder")
         run.create(content)
         return _Loop(experiment, run, label or f"n={width_label(cfg.width)}").go()

@@ -91,7 +91,7 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int]) -> Drawn:
         """W_{l+1} of all replicates; one array at a time is held in float64."""
         shape = (neurons[l], below[l], *layers.kernels[l])
         array = torch.empty((S, *shape), dtype=blueprint.dtype, device=blueprint.device)
-        if array.is_meta:  # shapes are all that is asked for
+        if array.is_meta:  # Shapes are all that is asked for.
             return array
         for r in range(S):
             one = init.entries.sample(shape, streams[r][l])

@@ -248,7 +248,7 @@ def refuse_unless_entrywise(name: str, function: Callable[..., Tensor], arrays: 
         found = tuple(whole.shape)
         pull(whole)
         part = function(*(array[1:2, -1:] for array in arrays))
-    except Exception as error:  # the user's own code
+    except Exception as error:  # It is the user's own code.
         raise ConfigError("function", name, f"fails ({type(error).__name__}: {reason(error)})") from error
     if found != (3, 4):
         raise ConfigError("function", name, f"must act entry by entry; here {found} from (3, 4)")

@@ -80,7 +80,7 @@ class _Torchvision:
         for train in (True, False):
             try:
                 x, y = self._read(train)
-            except Exception as error:  # torchvision raises whatever its reader or its download met
+            except Exception as error:  # Whatever the reader or the download of torchvision met.
                 raise UserError(self._complaint(error)) from error
             if x.dtype != torch.uint8 or len(x) != len(y) or len(x) == 0 or int(y.min()) < 0 or int(y.max()) > 9:
                 raise UserError(self._complaint(ValueError("images and labels do not fit together")))
@@ -225,7 +225,7 @@ class CIFAR10(_Torchvision):
         return datasets.CIFAR10(self.root, train=train, download=self.download)
 
     def _checksums(self) -> str:
-        return "every file has the published md5"  # torchvision reads no other
+        return "every file has the published md5"  # torchvision reads no other.
 
 
 @register("dataset", "arrays")

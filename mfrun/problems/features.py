@@ -119,7 +119,7 @@ class VGG16Features:
             problem = dataset.load(torch.float32, torch.device("cpu"))
         except ConfigError as error:
             raise ConfigError(f"dataset.source.{error.key}", error.value, error.allowed) from error
-        except UserError as error:  # a set names its keys as where it is not a source; `root` is the same here
+        except UserError as error:  # The source names its keys as a data set by itself would; `root` is the same here.
             raise UserError(str(error).replace("dataset.download", "dataset.source.download")) from error
         pixels = isinstance(problem, FiniteProblem) and all(x.dtype == torch.uint8 for x, _ in problem.data.values())
         if not pixels or problem.image is None or problem.image[2] not in (1, 3):
@@ -237,11 +237,11 @@ def read_vgg16(file: Path) -> nn.Module:
     def refuse(why: str) -> ConfigError:
         return ConfigError("dataset.weights", file, why)
 
-    with torch.device("meta"):  # shapes only
+    with torch.device("meta"):  # Only the shapes are wanted.
         vgg16 = torchvision.models.vgg16().features.eval()
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch's reader meets
+    except Exception as error:  # Whatever torch's reader meets.
         raise refuse("cannot be read as weights that torch.save wrote") from error
     found = {}
     for name, like in vgg16.state_dict().items():

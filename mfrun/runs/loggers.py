@@ -66,7 +66,7 @@ class Tolerated:
         try:
             if self._logger is not None:
                 getattr(self._logger, event)(*args)
-        except Exception as error:  # a full disk, or the user's own code
+        except Exception as error:  # A full disk, or the user's own code.
             self._logger = None
             what = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             say(f"{self._told}: {what}{reason(error)}; it is left out from here on")

@@ -34,7 +34,7 @@ def requeued_on_signal() -> Iterator[None]:
         asked.append(number)
         Signals.received = Signals.received or number
 
-    Signals.patient = True  # a scheduler may send several signals
+    Signals.patient = True  # A scheduler may send several signals.
     with Signals():
         for number in handlers:
             signal.signal(number, stop)

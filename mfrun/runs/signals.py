@@ -26,7 +26,8 @@ class Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread: the one that is has a context of its own around this
+            except ValueError:
+                # Only the main thread may set handlers, and it has a context of its own around this one.
                 return self
         if Signals._depth == 0:
             Signals.received = 0

@@ -26,7 +26,7 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     words = iter(argv)
     for word in words:
-        if word in ("-m", "--multirun"):  # said by mfrun sweep itself; mfrun train refuses several values
+        if word in ("-m", "--multirun"):  # mfrun sweep says it itself, mfrun train refuses several values.
             continue
         if word in _VALUED:
             flags += [word, *itertools.islice(words, 1)]

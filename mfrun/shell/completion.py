@@ -127,12 +127,14 @@ def _overrides(words: list[str]) -> list[str]:
     asked = f"{key}={value.removeprefix(before)}" if before else words[-1]
     try:
         node = loader.load_configuration("config", overrides=done, run_mode=RunMode.RUN)
-    except HydraException:  # an earlier word is wrong; groups can be completed all the same
+    except HydraException:  # An earlier word is wrong; groups can be completed all the same.
         done, node = [], loader.load_configuration("config", overrides=[], run_mode=RunMode.RUN)
     found = DefaultCompletionPlugin(loader)._query("config", " ".join([*done, asked]) or " ")
     answers = []
     for f in found:
-        if f.startswith("hydra") and not key.startswith("hydra"):  # the workings of Hydra, unless asked for
+        if f.startswith("hydra") and not key.startswith(
+            "hydra"
+        ):  # The workings of Hydra are told to those who ask for them.
             continue
         if f.endswith(".") and OmegaConf.is_list(OmegaConf.select(node, f[:-1])):
             f = f"{f[:-1]}="

@@ -167,7 +167,8 @@ def _setting(flat: dict[str, Any]) -> dict[str, Any]:
 def _stretches(flat: dict[str, Any]) -> bool:
     """Whether a run's schedule depends on the length of the run, as one of the user's own may."""
     node = {k.removeprefix("schedule."): v for k, v in flat.items() if k.startswith("schedule.")}
-    if ":" in str(node.get("name")):  # which is not imported because a run's folder names it
+    # A class of the user's own is not imported only because a run's folder names it.
+    if ":" in str(node.get("name")):
         return True
     try:
         return bool(create("schedule", node, "schedule").needs_end)

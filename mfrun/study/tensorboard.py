@@ -43,7 +43,7 @@ class TensorBoard(Logger):
         try:
             import tensorboard.compat.proto.event_pb2
             import tensorboard.summary.writer.record_writer  # noqa: F401
-        except Exception as error:  # protobuf raises errors of its own where versions do not fit
+        except Exception as error:  # protobuf raises errors of its own where versions do not fit.
             why = f"needs a package that is not here; pip install 'mfrun[tensorboard]' ({reason(error)})"
             raise ConfigError("name", "tensorboard", why) from error
 
@@ -134,5 +134,5 @@ def _curves(folder: Path) -> dict[str, Any]:
         png = io.BytesIO()
         figure.savefig(png, format="png")
         plt.close(figure)
-    width, height = struct.unpack(">II", png.getvalue()[16:24])  # the first chunk of every PNG
+    width, height = struct.unpack(">II", png.getvalue()[16:24])  # They are in the first chunk of every PNG.
     return {"encoded_image_string": png.getvalue(), "width": width, "height": height, "colorspace": 4}
