@@ -11,7 +11,6 @@ from typing import Any
 
 import hydra
 import yaml
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -103,7 +102,8 @@ def _set(whole: DictConfig, overrides: list[Override], words: list[Override]) ->
     said.task = [commandline.line(o) for o in own]
     said.hydra = [commandline.line(o) for o in words if o.is_hydra_override()]
     naming = job.config.override_dirname
-    job.override_dirname = get_overrides_dirname(own, naming.exclude_keys, naming.item_sep, naming.kv_sep)
+    named = sorted(commandline.line(o) for o in own if o.key_or_group not in naming.exclude_keys)
+    job.override_dirname = naming.item_sep.join(named).replace("=", naming.kv_sep)
     return whole
 
 
