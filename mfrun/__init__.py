@@ -2,7 +2,12 @@
 
 import os
 
+import lazy_loader
+
 # SciPy's BLAS serves small products only, where a second thread costs more than it gives. Read when SciPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __version__ = "0.1.0"
+
+# The names of __init__.pyi, each imported when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -88,15 +88,22 @@ def over_sets(columns: dict[str, list[float]], sets: int) -> dict[str, list[floa
     Returns:
         The means, and for each column a ``_bar``: the half-width of Student's 95 % interval for a mean of ``sets``.
     """
-    if sets == 1:
-        return columns
-    factor = float(scipy.special.stdtrit(sets - 1, 0.975)) / math.sqrt(sets)
     means, bars = {}, {}
     for name, values in columns.items():
-        grouped = torch.tensor(values, dtype=torch.float64).view(-1, sets)
-        means[name] = grouped.mean(1).tolist()
-        bars[f"{name}_bar"] = (factor * grouped.std(1)).tolist()
+        mean, bar = interval(torch.tensor(values, dtype=torch.float64).view(-1, sets), dim=1)
+        means[name] = mean.tolist()
+        if bar is not None:
+            bars[f"{name}_bar"] = bar.tolist()
     return means | bars
+
+
+def interval(values: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
+    """Mean over independent sets along an axis, and the half-width of Student's 95 % interval; None for one set."""
+    sets = values.shape[dim]
+    if sets == 1:
+        return values.squeeze(dim), None
+    factor = float(scipy.special.stdtrit(sets - 1, 0.975)) / math.sqrt(sets)
+    return values.mean(dim), factor * values.std(dim)
 
 
 def grid(steps: int, points_per_decade: int) -> list[int]:

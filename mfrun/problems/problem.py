@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from mfrun.errors import UserError
 from mfrun.problems.streams import Batch, Drawn, Fresh, Stream
 from mfrun.problems.tasks import Task
 from mfrun.seeds import generator
@@ -33,6 +34,9 @@ class Problem(ABC):
     splits: tuple[str, ...]
     image: tuple[int, int, int] | None = None
 
+    dtype: torch.dtype
+    device: torch.device
+
     @abstractmethod
     def stream(self, seed: int, batch: int, order: str) -> Stream:
         """The batches of SGD, see :mod:`mfrun.problems.streams`."""
@@ -40,6 +44,25 @@ class Problem(ABC):
     @abstractmethod
     def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
         """At most ``samples`` samples of each split, fixed by the seed."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Inputs (samples, ...) as a data set has them, as a network takes them: (samples, d).
+
+        Raises:
+            UserError: they have another size, or are neither pixels (uint8) nor floats.
+        """
+        size = x.shape[1:].numel()
+        if x.dim() < 2 or size != self.d:
+            raise UserError(f"inputs of shape {tuple(x.shape)}: these networks take (samples, {self.d})")
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise UserError(f"inputs of type {x.dtype}: pixels are uint8, anything else is floats")
+        return scaled(x.flatten(1).to(self.device), self.dtype)
+
+
+def scaled(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Samples in the type of the network: pixels 0..255 become -1..1, other numbers stay as they are."""
+    pixels, x = x.dtype == torch.uint8, x.to(dtype)
+    return x.mul_(2 / 255).sub_(1) if pixels else x
 
 
 class Evaluation:
@@ -110,11 +133,7 @@ class FiniteProblem(Problem):
         """The samples of the given indices: pixels 0..255 become -1..1, labels become columns."""
         x, y = self.data[split]
         x, y = x.index_select(0, index), y.index_select(0, index)
-        pixels = x.dtype == torch.uint8
-        x = x.to(self.dtype)
-        if pixels:
-            x.mul_(2 / 255).sub_(1)
-        return x, y if y.dtype == torch.int64 else y.T
+        return scaled(x, self.dtype), y if y.dtype == torch.int64 else y.T
 
     def stream(self, seed: int, batch: int, order: str) -> Stream:
         return Drawn(self.gather, len(self.data["train"][0]), batch, seed, order, self.device)

@@ -94,3 +94,16 @@ def status() -> argparse.ArgumentParser:
         "dir", nargs="?", type=_folder, default="outputs", help="a run, a sweep, or any folder of them (outputs)"
     )
     return p
+
+
+def export() -> argparse.ArgumentParser:
+    """Those of ``mfrun export``."""
+    p = argparse.ArgumentParser(
+        "mfrun export",
+        description="The metrics of a sweep as one tidy table: a row for each run, evaluation and replicate, with the "
+        "width and each swept key in front.",
+    )
+    p.add_argument("path", type=_folder, metavar="RUN_OR_SWEEP", help="folder of a run, a sweep, or of several")
+    p.add_argument("--out", metavar="FILE", help=".csv or .parquet (named after the folder, in it)")
+    p.add_argument("--format", choices=("csv", "parquet"), default="csv", help="where --out is not given (csv)")
+    return p

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,47 @@ from mfrun.study.curves import choose_metrics, describe, load, title
 
 def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
+    measured = measure(args)
+    # A setting without a metric, or with one width only, is no reason to be silent about the others.
+    for line in measured.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    out = Path(args.out) if args.out else measured.folder
+    out.mkdir(parents=True, exist_ok=True)
+    measured.table.to_csv(out / "compare.csv", index=False)
+    print(text(measured.studies, measured.steps))
+    _figure(measured.studies, out / f"compare.{args.format}")
+    print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the command has found.
+
+    Attributes:
+        studies: one for each setting and metric.
+        steps: at which gaps are listed.
+        left_out: why there is none for a setting and metric, a line each.
+        folder: that the files belong to.
+    """
+
+    studies: list[Study]
+    steps: list[int]
+    left_out: list[str]
+    folder: Path
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row for each setting, metric and width."""
+        return table(self.studies, self.steps)
+
+
+def measure(args: argparse.Namespace) -> Measured:
+    """Compare what the command's options name.
+
+    Raises:
+        UserError: there is nothing to compare.
+    """
     if not args.tolerance > 0:
         raise UserError(f"--tolerance {args.tolerance}: must be a number > 0")
     curves, folder = load(args.paths, args.latest)
@@ -36,18 +78,7 @@ def main(args: argparse.Namespace) -> int:
                 skipped.append(f"{error}{where}")
     if not studies:
         raise UserError(skipped[0])
-    # A setting without a metric, or with one width only, is no reason to be silent about the others.
-    for line in skipped:
-        print(f"left out: {line}", file=sys.stderr)
-    out = Path(args.out) if args.out else folder
-    out.mkdir(parents=True, exist_ok=True)
-    steps = _steps(args.steps, args.times, studies)
-    frame = table(studies, steps)
-    frame.to_csv(out / "compare.csv", index=False)
-    print(text(studies, steps))
-    _figure(studies, out / f"compare.{args.format}")
-    print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
-    return 0
+    return Measured(studies, _steps(args.steps, args.times, studies), skipped, folder)
 
 
 def text(studies: list[Study], steps: list[int]) -> str:

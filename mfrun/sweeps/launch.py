@@ -28,7 +28,25 @@ def train(argv: list[str]) -> int:
     """Train one configuration."""
     if hydra.only_prints("train", argv):
         return 0
-    flags, overrides = commandline.split(argv)
+    run = train_run(*commandline.split(argv))
+
+    from mfrun.runs.status import table
+
+    print(table([run.folder]))
+    return 3 if run.folder.status()["state"] == "diverged" else 0
+
+
+def train_run(flags: list[str], overrides: list[str]) -> Run:
+    """Train the one configuration that the words of a command line ask for.
+
+    Args:
+        flags: Hydra's.
+        overrides: the words that set keys.
+
+    Raises:
+        UserError: they make no sense.
+        Interrupted: the run was stopped, and its state is saved.
+    """
     distrust(set())
     swept = [commandline.line(o) for o in commandline.parse(overrides) if o.is_sweep_override()]
     if swept:
@@ -43,17 +61,14 @@ def train(argv: list[str]) -> int:
         raise UserError(f"dir={directory.path}: holds a run already; resume=true goes on with it")
 
     from mfrun.dynamics.experiment import Problems
-    from mfrun.dynamics.train import train as train_run
+    from mfrun.dynamics.train import train
     from mfrun.dynamics.warnings import warn
     from mfrun.sweeps.jobs import Run
 
     run = Run.checked(node, directory, Problems())
     warn([run.experiment])
-    hydra.run(whole, directory.path, lambda _: train_run(run.experiment, run.content, directory))
-    from mfrun.runs.status import table
-
-    print(table([directory]))
-    return 3 if directory.status()["state"] == "diverged" else 0
+    hydra.run(whole, directory.path, lambda _: train(run.experiment, run.content, directory))
+    return run
 
 
 def sweep(argv: list[str]) -> int:

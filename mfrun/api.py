@@ -1,0 +1,402 @@
+"""mfrun from Python: runs and sweeps as objects, trained from here or read from where a command has left them.
+
+>>> import mfrun
+>>> sweep = mfrun.sweep(["dataset=gaussians", "widths=[50,100,inf]", "steps=1000"])
+>>> sweep.frame.groupby("width").population_loss.last()
+>>> mfrun.plot(sweep, metrics="population_loss").savefig("loss.pdf")
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from mfrun.config import flatten, parse_width
+from mfrun.errors import UserError
+from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
+from mfrun.shell import commandline, options
+from mfrun.shell.compose import compose_whole, folder, keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from mfrun.dynamics.experiment import Experiment
+    from mfrun.networks.network import Network
+    from mfrun.study.curves import Curve
+
+    Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Outputs of a trained network.
+
+    Attributes:
+        yhat: (replicates, samples, outputs); for n = infinity the mean over the particle sets.
+        bar: half-width of its 95 % interval over the particle sets, of the same shape; None for a finite width.
+    """
+
+    yhat: Floats
+    bar: Floats | None
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A hidden layer at some inputs.
+
+    Attributes:
+        h: pre-activations (networks, neurons, samples), or (networks, neurons, height, width, samples) of a CNN; the
+            particle sets of one replicate lie side by side.
+        a: what the layer makes of them, of the same shape but where it pools.
+        p: the measure of the neurons (networks, neurons); every row sums to 1.
+    """
+
+    h: Floats
+    a: Floats
+    p: Floats
+
+
+class Run:
+    """A run on disk, finished or not.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        UserError: there is no run.
+    """
+
+    def __init__(self, path: str | Path, experiment: Experiment | None = None) -> None:
+        self.directory, self._experiment = RunDirectory(path), experiment
+        if not self.directory.exists():
+            raise UserError(f"{path}: no run here")
+
+    def __repr__(self) -> str:
+        status = self.status
+        return f"<Run {self.path}: n = {self.width:g}, {status['state']}, step {status.get('step', 0)}>"
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.directory.path
+
+    @property
+    def width(self) -> float:
+        """n, or ``math.inf``."""
+        return parse_width(self.config["width"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keys that decide what it computes, nested as in the YAML files."""
+        plain = OmegaConf.to_container(self.directory.config())
+        assert isinstance(plain, dict)
+        return {str(k): v for k, v in plain.items()}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """How it stands: ``state``, ``step``, ``steps``, the latest metrics, speed."""
+        return self.directory.status()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps whose states are on disk."""
+        return self.directory.saved_steps()
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """metrics.csv with a column ``width`` in front: a row for each evaluation and replicate."""
+        frame = self.directory.metrics()
+        frame.insert(0, "width", self.width)
+        return frame
+
+    def network(self, step: int | None = None) -> Network:
+        """The network as it was at a step, by default the last that was saved.
+
+        Raises:
+            UserError: no such state.
+        """
+        return self._restored(step)[1]
+
+    def predict(self, x: Any, step: int | None = None) -> Prediction:
+        """Outputs at inputs of your own.
+
+        Args:
+            x: (samples, ...) as the data set has them before anything is done to them: uint8 pixels, or floats.
+            step: of the state, by default the last.
+
+        Raises:
+            UserError: the inputs are no samples of this data set, or there is no such state.
+        """
+        import torch
+
+        from mfrun.dynamics.evaluate import interval
+        from mfrun.problems.problem import CHUNK
+
+        experiment, network = self._restored(step)
+        inputs = experiment.problem.inputs(torch.as_tensor(np.asarray(x)))
+        outputs = []
+        for part in torch.split(inputs, CHUNK):
+            ws = network.workspace(len(part), backward=False)
+            outputs.append(network.forward(part, ws).reshape(network.replicates, network.n_out, -1).clone())
+        # The sets of one replicate lie side by side.
+        every = torch.cat(outputs, dim=-1).movedim(-1, -2).double()
+        yhat = every.view(-1, experiment.sets, *every.shape[1:])
+        mean, bar = interval(yhat, dim=1)
+        return Prediction(mean.cpu().numpy(), None if bar is None else bar.cpu().numpy())
+
+    def hidden(self, x: Any, layer: int, step: int | None = None) -> Hidden:
+        """A hidden layer at inputs of your own.
+
+        Args:
+            x: as for :meth:`predict`; held in memory at once.
+            layer: l = 1 .. L.
+            step: of the state, by default the last.
+
+        Raises:
+            UserError: no such layer or state, or inputs that are no samples of this data set.
+        """
+        import torch
+
+        experiment, network = self._restored(step)
+        layers = len(network.widths)
+        if not 1 <= layer <= layers:
+            raise UserError(f"layer={layer}: the hidden layers are 1 to {layers}")
+        inputs = experiment.problem.inputs(torch.as_tensor(np.asarray(x)))
+        # A backward pass may follow, so that the layers keep what they hold.
+        ws = network.workspace(len(inputs), backward=True)
+        network.forward(inputs, ws)
+
+        def stacked(array: torch.Tensor) -> Floats:
+            array = array if network.replicates > 1 else array.unsqueeze(0)
+            return array.clone().cpu().numpy()
+
+        p = network.p[layer]
+        rows = [p.probabilities(network.widths[layer - 1], s) for s in range(network.replicates)]
+        return Hidden(stacked(ws.h[layer - 1]), stacked(ws.a[layer - 1]), torch.stack(rows).numpy())
+
+    def _restored(self, step: int | None) -> tuple[Experiment, Network]:
+        from mfrun.dynamics.experiment import load_into, restore
+
+        if self._experiment is None:
+            self._experiment, network, _ = restore(self.directory, step)
+        else:
+            network = self._experiment.network()
+            load_into(network, self.directory, step)
+        return self._experiment, network
+
+
+class Sweep(Sequence[Run]):
+    """The runs of a sweep, or any runs below a folder, in the order of their keys and widths.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        UserError: there are no runs.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        runs = [Run(found.path) for found in find_runs(path)]
+        flat = [{**flatten(run.config), **_names(run.config)} for run in runs]
+        swept = (read_sweep(self.path) or {}).get("swept")
+        if swept is None:
+            every = dict.fromkeys(key for keys in flat for key in keys)
+            swept = [key for key in every if len({repr(keys.get(key)) for keys in flat}) > 1]
+        self.swept = [key for key in map(str, swept) if key != "width"]
+        values = {id(run): {key: keys.get(key) for key in self.swept} for run, keys in zip(runs, flat, strict=True)}
+        self._values = values
+        self.runs = sorted(runs, key=lambda run: ([_order(v) for v in values[id(run)].values()], run.width))
+
+    def __repr__(self) -> str:
+        done = sum(run.directory.done() for run in self.runs)
+        return f"<Sweep {self.path}: {', '.join(['width', *self.swept])}; {done} of {len(self)} runs done>"
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Run]: ...
+
+    def __getitem__(self, index: int | slice) -> Run | list[Run]:
+        return self.runs[index]
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the command line asked for: ``overrides``, ``swept``, ``title``; empty where it was no sweep."""
+        return read_sweep(self.path) or {}
+
+    @property
+    def status(self) -> pd.DataFrame:
+        """How the runs stand, a row each."""
+        import pandas as pd
+
+        return pd.DataFrame([{"run": run.path.name, "width": run.width, **run.status} for run in self.runs])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One tidy table: a row for each run, evaluation and replicate, with the width and each swept key in front."""
+        import pandas as pd
+
+        frames = []
+        for run in self.runs:
+            frame = run.frame
+            for place, (key, value) in enumerate(self._values[id(run)].items(), 1):
+                frame.insert(place, key, [value] * len(frame))
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    def curves(self) -> list[Curve]:
+        """The runs as ``mfrun plot`` groups them: all replicates and seeds of one width and one setting together."""
+        from mfrun.study.curves import load as load_curves
+
+        return load_curves([str(self.path)], latest=False)[0]
+
+
+def load(path: str | Path | None = None) -> Run | Sweep:
+    """A run, or the runs of a sweep (or below any folder).
+
+    Args:
+        path: the folder; by default the newest run or sweep below ``outputs``.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = newest() if path is None else path
+    return Run(path) if RunDirectory(path).exists() else Sweep(path)
+
+
+def train(overrides: Sequence[str]) -> Run:
+    """``mfrun train`` with these words, in this process.
+
+    Raises:
+        UserError: what the command says in one line.
+    """
+    from mfrun.sweeps import launch
+
+    trained = launch.train_run(*commandline.split(list(overrides)))
+    return Run(trained.folder.path, trained.experiment)
+
+
+def sweep(overrides: Sequence[str]) -> Sweep:
+    """``mfrun sweep`` with these words.
+
+    It runs in a process of its own: its runs are copies of a process that has used no threads, as this one may have.
+
+    Raises:
+        UserError: what the command says in one line.
+        KeyboardInterrupt: it was stopped; ``resume=true`` goes on.
+    """
+    flags, words = commandline.split(list(overrides))
+    top = folder(keys(compose_whole(commandline.first(words), flags)))
+    words = [*(w for w in words if not w.startswith("dir=")), f"dir={commandline.quote(str(top))}"]
+    command = [sys.executable, "-m", "mfrun", "sweep", *flags, *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    said = ""
+    assert process.stderr is not None
+    try:
+        for said in process.stderr:
+            print(said, end="", file=sys.stderr)
+    finally:
+        code = process.wait()
+    if code == 2:
+        raise UserError(said.strip().removeprefix("mfrun: "))
+    if code >= 128 or code < 0:
+        raise KeyboardInterrupt(said.strip())
+    return Sweep(top)
+
+
+def plot(what: Run | Sweep | str | Path | Sequence[str | Path], **chosen: Any) -> Figure:
+    """The picture of ``mfrun plot``.
+
+    Args:
+        what: a run, a sweep, a folder or several.
+        chosen: the options of the command, ``metrics="test_loss"``, ``weights=True``.
+
+    Raises:
+        UserError: what the command says in one line.
+    """
+    from mfrun.study.plot import draw
+
+    return draw(_parsed(options.plot(), what, chosen))[0]
+
+
+def compare(what: Run | Sweep | str | Path | Sequence[str | Path], **chosen: Any) -> pd.DataFrame:
+    """The table of ``mfrun compare``: a row for each metric, setting and width.
+
+    Args:
+        what: a sweep, a folder or several.
+        chosen: the options of the command, ``tolerance=0.1``.
+
+    Raises:
+        UserError: what the command says in one line.
+    """
+    from mfrun.study.compare import measure
+
+    return measure(_parsed(options.compare(), what, chosen)).table
+
+
+def export(args: argparse.Namespace) -> int:
+    """``mfrun export``: the tidy table as a file.
+
+    Raises:
+        UserError: parquet needs a package that is not here.
+    """
+    found = load(args.path)
+    file = Path(args.out) if args.out else found.path / f"{found.path.resolve().name}.{args.format}"
+    frame = found.frame
+    if file.suffix == ".parquet":
+        try:
+            frame.to_parquet(file, index=False)
+        except ImportError as error:
+            raise UserError("--format parquet: needs a package that is not here; pip install pyarrow") from error
+    else:
+        frame.to_csv(file, index=False)
+    print(file)
+    return 0
+
+
+def _parsed(parser: argparse.ArgumentParser, what: Any, chosen: dict[str, Any]) -> argparse.Namespace:
+    """Options given as keywords, as the command's parser reads them."""
+    several = what if isinstance(what, Sequence) and not isinstance(what, (str, Sweep)) else [what]
+    words = [str(one.path if isinstance(one, (Run, Sweep)) else one) for one in several]
+    for key, value in chosen.items():
+        option = f"--{key.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value is not False and value is not None:
+            listed = value if isinstance(value, (list, tuple)) else [value]
+            words.append(f"{option}={','.join(map(str, listed))}")
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message}; {parser.prog} --help lists the options")
+
+    parser.error = refuse  # type: ignore[method-assign,assignment]
+    return parser.parse_args(words)
+
+
+def _names(config: dict[str, Any]) -> dict[str, Any]:
+    """The names of the components, by the keys that choose them."""
+    return {key: node["name"] for key, node in config.items() if isinstance(node, dict) and "name" in node}
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers before texts, by their size."""
+    number = isinstance(value, (int, float))
+    return not number, float(value) if number else 0.0, str(value)

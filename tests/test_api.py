@@ -1,0 +1,176 @@
+"""mfrun from Python: what a notebook sees of runs and sweeps, against what the commands wrote and against torch."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import ARRAYS, LIMIT, TINY, here
+from formats import write_arrays
+
+import mfrun
+from mfrun.errors import UserError
+
+SEVERAL = ["threads=1", *TINY[2:], "steps=20"]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> mfrun.Sweep:
+    top = tmp_path_factory.mktemp("sweep") / "s"
+    words = ["widths=[10,3,inf]", "init.tau2=0.5,3", "replicates=2", "replicate_data=independent", *LIMIT]
+    assert here("sweep", *SEVERAL, *words, f"dir={top}") == 0
+    loaded = mfrun.load(top)
+    assert isinstance(loaded, mfrun.Sweep)
+    return loaded
+
+
+def test_a_sweep_is_one_tidy_table(sweep: mfrun.Sweep) -> None:
+    frame = sweep.frame
+    assert list(frame)[:5] == ["width", "init.tau2", "step", "t", "replicate"]
+    order = frame[["init.tau2", "width"]].drop_duplicates().to_numpy().tolist()
+    assert order == [[tau, n] for tau in (0.5, 3) for n in (3, 10, math.inf)]
+    one = pd.read_csv(sweep.path / "width=10,init.tau2=3.0" / "metrics.csv")
+    found = frame[(frame["width"] == 10) & (frame["init.tau2"] == 3)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found[list(one)], one)
+    assert frame["population_loss_bar"].notna().equals(np.isinf(frame["width"]))
+    assert [run.width for run in sweep] == [3, 10, math.inf] * 2
+    assert len(sweep) == len(sweep[:]) == 6
+    assert sweep[0].config["init"]["tau2"] == 0.5
+    assert sweep[-1].status["state"] == "finished"
+    assert set(sweep.status["state"]) == {"finished"}
+    assert sweep.config["swept"] == ["width", "init.tau2"]
+    assert [(c.width, c.setting) for c in sweep.curves()][:2] == [(3, {"init.tau2": 0.5}), (10, {"init.tau2": 0.5})]
+    assert "6 of 6 runs done" in repr(sweep)
+    assert "n = 3, finished, step 20" in repr(sweep[0])
+
+
+def test_runs_of_no_sweep_are_told_apart_by_what_differs() -> None:
+    for name, words in {"a": ["activation=tanh"], "b": ["activation=relu", "seed.init=5"]}.items():
+        assert here("train", *TINY, "steps=5", *words, f"dir=runs/{name}") == 0
+    both = mfrun.load("runs")
+    assert isinstance(both, mfrun.Sweep)
+    assert {"activation.name", "seed.init"} <= set(both.swept)
+    assert set(both.frame["activation.name"]) == {"tanh", "relu"}
+
+
+def test_predictions_are_the_network_s(sweep: mfrun.Sweep) -> None:
+    """The mean over the particle sets and its bar, by hand; a finite network by plain torch."""
+    x = np.random.default_rng(0).normal(size=(7, 3))
+    finite = next(run for run in sweep if run.width == 10)
+    found = finite.predict(x)
+    assert found.bar is None
+    assert found.yhat.shape == (2, 7, 1)
+    arrays = finite.network().state()
+    for r in range(2):
+        a = torch.tensor(x.T, dtype=torch.float32)
+        for l in (1, 2):
+            a = torch.relu(arrays[f"W{l}"][r] @ a / (1 if l == 1 else 10) + arrays[f"b{l}"][r])
+        yhat = arrays["W3"][r] @ a / 10 + arrays["b3"][r]
+        np.testing.assert_allclose(found.yhat[r, :, 0], yhat[0].numpy(), rtol=1e-4, atol=1e-6)
+
+    limit = next(run for run in sweep if math.isinf(run.width))
+    found = limit.predict(x)
+    assert found.yhat.shape == (2, 7, 1)
+    hidden = limit.hidden(x, layer=2)
+    arrays = limit.network().state()
+    sets = hidden.a.shape[0] // 2
+    outputs = (
+        np.einsum("skb,sk,sok->sbo", hidden.a, hidden.p, arrays["W3"].numpy()) + arrays["b3"].numpy().mean(1)[:, None]
+    )
+    outputs = outputs.reshape(2, sets, 7, 1)
+    np.testing.assert_allclose(found.yhat, outputs.mean(1), rtol=1e-4, atol=1e-6)
+    bar = 3.182446305 * outputs.std(1, ddof=1) / math.sqrt(sets)
+    assert found.bar is not None
+    np.testing.assert_allclose(found.bar, bar, rtol=1e-2, atol=1e-6)
+
+
+def test_a_layer_with_its_measure(sweep: mfrun.Sweep) -> None:
+    x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    for run in (sweep[0], sweep[2]):
+        for layer in (1, 2):
+            hidden = run.hidden(x, layer)
+            assert hidden.h.shape == hidden.a.shape == (*hidden.p.shape, 5)
+            np.testing.assert_allclose(hidden.p.sum(1), 1, rtol=1e-6)
+            np.testing.assert_array_equal(hidden.a, np.maximum(hidden.h, 0))
+    first = sweep[0].hidden(x, 1, step=20)
+    W, b = (sweep[0].network(step=20).state()[k].numpy() for k in ("W1", "b1"))
+    np.testing.assert_allclose(first.h, W @ x.T + b, rtol=1e-4, atol=1e-6)
+
+
+def test_inputs_are_those_of_the_data_set() -> None:
+    """Pixels are scaled as in training: the averages over the test set are those that the run has logged."""
+    write_arrays(Path("a.npz"))
+    assert here("train", *ARRAYS, "steps=30", "dir=r") == 0
+    run = mfrun.load("r")
+    assert isinstance(run, mfrun.Run)
+    with np.load("a.npz") as arrays:
+        yhat = run.predict(arrays["x_test"]).yhat
+        error = float((yhat[0].argmax(1) != arrays["y_test"]).mean())
+    assert run.frame["test_error"].iloc[-1] == pytest.approx(error, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda s: s[0].predict(np.zeros((4, 2))), r"inputs of shape \(4, 2\): these networks take \(samples, 3\)"),
+        (lambda s: s[0].predict(np.zeros((4, 3), int)), "inputs of type torch.int64: pixels are uint8"),
+        (lambda s: s[0].hidden(np.zeros((4, 3)), 3), "layer=3: the hidden layers are 1 to 2"),
+        (lambda s: s[0].network(step=7), "no state of step 7"),
+        (lambda s: mfrun.load("nowhere"), "nowhere: no such folder"),
+        (lambda s: mfrun.Run(s.path), "no run here"),
+        (lambda s: mfrun.plot(s, metrics="none"), "metrics none: not logged"),
+        (lambda s: mfrun.plot(s, colour="red"), "unrecognized arguments: --colour=red; mfrun plot --help"),
+        (lambda s: mfrun.compare(s, tolerance=-1), "tolerance -1.0: must be a number > 0"),
+        (lambda s: mfrun.train(["width=0"]), "width=0"),
+        (lambda s: mfrun.sweep(["widths=[3]", "alpha=-1"]), "alpha=-1.0: a learning rate is a finite number > 0"),
+        (lambda s: mfrun.sweep(["widht=3"]), "widht=3: unknown key"),
+    ],
+)
+def test_bad_input_is_one_line(sweep: mfrun.Sweep, what: object, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        what(sweep)  # type: ignore[operator]
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_trained_from_python_as_from_the_shell(sweep: mfrun.Sweep) -> None:
+    words = [*SEVERAL, "widths=[3,10,inf]", "init.tau2=0.5,3", "replicates=2", "replicate_data=independent", *LIMIT]
+    again = mfrun.sweep([*words, "dir=again"])
+    pd.testing.assert_frame_equal(*(s.frame.drop(columns="wall_seconds") for s in (again, sweep)))
+    alone = mfrun.train([*(w for w in words if w[:4] not in ("init", "widt")), "width=3", "init.tau2=3", "dir=r"])
+    same = sweep.frame[(sweep.frame["width"] == 3) & (sweep.frame["init.tau2"] == 3)].reset_index(drop=True)
+    columns = list(alone.frame.drop(columns="wall_seconds"))
+    pd.testing.assert_frame_equal(alone.frame[columns], same[columns], check_dtype=False)
+    assert alone.network().replicates == 2
+
+
+def test_pictures_and_tables(sweep: mfrun.Sweep) -> None:
+    figure = mfrun.plot(sweep, metrics=["population_loss", "population_error"])
+    assert len(figure.axes) == 2
+    table = mfrun.compare(sweep, metrics="population_loss")
+    assert table["width"].tolist() == [3, 10] * 2
+    assert (table["gap_of_one"] > 0).all()
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_export(sweep: mfrun.Sweep, format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = here("export", str(sweep.path), "--out", f"table.{format}")
+    if format == "parquet" and code == 2:
+        assert "pip install pyarrow" in capsys.readouterr().err
+        return
+    assert code == 0
+    frame = pd.read_csv("table.csv") if format == "csv" else pd.read_parquet("table.parquet")
+    pd.testing.assert_frame_equal(frame, sweep.frame, check_dtype=False)
+
+
+def test_importing_is_light_and_names_are_there() -> None:
+    check = "import sys, mfrun; assert mfrun.load and mfrun.Run; "
+    check += "print([m for m in ('torch', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert {"load", "train", "sweep", "plot", "compare", "Run", "Sweep"} <= set(mfrun.__all__)
