@@ -88,7 +88,7 @@ def run(argv: list[str]) -> int:
         print(f"mfrun: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:
-        print("mfrun: stopped; the state is saved, resume=true goes on from it", file=sys.stderr)
+        print(f"mfrun: stopped; the state is saved; {error.again or 'resume=true'} goes on from it", file=sys.stderr)
         return 128 + error.signal_number
     except KeyboardInterrupt:
         return 130

@@ -25,7 +25,13 @@ class Interrupted(KeyboardInterrupt):
     """The run was asked to stop (Ctrl-C or SIGTERM) and has saved its state.
 
     A ``KeyboardInterrupt``, so that a sweep stops too and nothing mistakes it for a failed job.
+
+    Attributes:
+        signal_number: of the signal that asked for it.
+        again: the command that goes on; empty where only others know it.
     """
+
+    again: str = ""
 
     def __init__(self, signal_number: int) -> None:
         self.signal_number = signal_number

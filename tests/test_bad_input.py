@@ -49,13 +49,24 @@ LINES = [
     ("train schedule=step", "schedule=step: unknown; one of constant, "),
     ("train init=cauchy", "init=cauchy: unknown; one of normal, rademacher, uniform"),
     ("train init.law=cauchy", "init.law=cauchy: unknown; one of normal, rademacher, uniform"),
-    ("train optimizer=adam", "optimizer=adam: unknown key"),
     ("train activation.name=no.module:Name", "activation.name=no.module:Name: cannot be imported"),
     ("train activation.name=math:nothing", "activation.name=math:nothing: cannot be imported"),
     # types
     ("train depth=two", "depth=two: must be a whole number"),
     ("train depth=2.5", "depth=2.5: must be a whole number"),
-    ("train steps=1e4", "steps=1e4: must be a whole number"),
+    ("train steps=1.5e0", "steps=1.5e0: must be a whole number"),
+    ("train lr=0.1", "lr=0.1: unknown key; the learning rate is alpha"),
+    ("train optimizer=adam", "optimizer=adam: unknown key; training is plain SGD, as in the paper"),
+    ("train --width 30", "--width: a key is set without dashes, as in width=..."),
+    ("sweep 'activation=glob(*)'", r"activation=glob\(\*\): give the values, KEY=A,B,... or KEY=range"),
+    ("sweep 'alpha=interval(0,1)'", r"alpha=interval\(0,1\): give the values, KEY=A,B"),
+    ("sweep width=3,4 'widths=[5]'", r"width=3,4, widths=\[5\]: both say what widths the sweep has; give one of them"),
+    (
+        "sweep 'widths=[5]' hydra.sweep.subdir=x",
+        "hydra.sweep.subdir=x: the folders of a sweep are named after its swept keys",
+    ),
+    ("train --latest", "--latest: goes on with the newest one below outputs, which resume=true asks for"),
+    ("train --latest resume=true", "outputs: no run here yet"),
     ("train steps=null", "steps=null: "),
     ("train alpha=fast", "alpha=fast: must be a number"),
     ("train resume=maybe", "resume=maybe: must be true or false"),
@@ -467,7 +478,7 @@ def test_folder_that_holds_a_run(folder: Path, capfd: pytest.CaptureFixture[str]
         "activation.name=tanh: r was started with": ["train", "dir=r", "resume=true", "activation=tanh"],
         "seed.data=1: r was started with seed.data=0": ["train", "dir=r", "resume=true", "seed.data=1"],
         "steps=2: r was started with steps=3; only a longer": ["train", "dir=r", "resume=true", "steps=2"],
-        "dir=r: no sweep to resume": ["sweep", "dir=r", "resume=true"],
+        "dir=r: holds a run; mfrun train dir=r resume=true goes on with it": ["sweep", "dir=r", "resume=true"],
     }
     for message, argv in refused.items():
         code, out, err = run(argv, capfd)
@@ -487,7 +498,7 @@ def test_folder_that_holds_a_sweep(folder: Path, capfd: pytest.CaptureFixture[st
         "dir=s: holds a sweep already; resume=true": start,
         "dir=s: holds width=5, which the sweep to resume has not": ["sweep", "dir=s", "resume=true", "widths=[4,6]"],
         "dataset.d=4: s/width=4 was started with dataset.d=3": ["sweep", "dir=s", "resume=true", "dataset.d=4"],
-        "dir=s: no run to resume here": ["train", "dir=s", "resume=true"],
+        "dir=s: holds a sweep; mfrun sweep dir=s resume=true goes on with it": ["train", "dir=s", "resume=true"],
     }
     for message, argv in refused.items():
         code, out, err = run(argv, capfd)

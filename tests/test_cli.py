@@ -156,7 +156,10 @@ def test_stop_and_resume(number: signal.Signals, code: int, capfd: pytest.Captur
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert err.strip().splitlines()[-1] == "mfrun: stopped; the state is saved, resume=true goes on from it"
+    assert (
+        err.strip().splitlines()[-1]
+        == "mfrun: stopped; the state is saved; mfrun train dir=r resume=true goes on from it"
+    )
     assert "Traceback" not in err
     stopped = int(str(status("r")["step"]))
     assert status("r")["state"] == "interrupted"

@@ -58,6 +58,7 @@ def test_commands_and_keys() -> None:
         "statics",
         "check",
         "status",
+        "export",
         "data",
         "completion",
     }
@@ -72,7 +73,7 @@ def test_options_of_the_other_commands(command: str) -> None:
     found = completion.candidates(f"mfrun {command} --", COMMANDS)
     assert "--help" in found
     assert all(option.startswith("--") for option in found)
-    assert ("--latest" in found) == (command != "status")
+    assert ("--latest" in found) == (command != "export")
 
 
 def test_an_answer_needs_no_torch() -> None:

@@ -86,8 +86,8 @@ class Noted(Callback):
 def test_callbacks_are_called(command: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("noted.py").write_text(CALLBACK)
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    widths = ["widths=[3]"] if command == "sweep" else []
-    assert here(command, *TINY, *widths, "steps=1", "+hydra.callbacks.mine._target_=noted.Noted", "dir=r") == 0
+    widths = ["widths=[3]"] if command == "sweep" else ["width=3"]
+    assert here(command, *SEVERAL, *widths, "steps=1", "+hydra.callbacks.mine._target_=noted.Noted", "dir=r") == 0
     assert Path("called").read_text().split() == expected
 
 

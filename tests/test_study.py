@@ -58,7 +58,7 @@ def write_run(
 def sweep(tmp_path: Path) -> Path:
     """Widths 50 .. 400 whose gap is exactly 3/n, and the limit."""
     for n in (50, 100, 200, 400):
-        write_run(tmp_path / f"width={n}", n, 3 / n)
+        write_run(tmp_path / f"width={n}", n, 3 / n, replicates=2)
     write_run(tmp_path / "width=inf", math.inf, 0.0, bar=1e-4)
     return tmp_path
 
@@ -90,8 +90,8 @@ def test_rate_interval_covers_the_truth_under_noise(tmp_path: Path) -> None:
 
 def test_gap_below_the_limits_own_error_is_flagged(tmp_path: Path) -> None:
     """A gap of 1e-3 means nothing beside an error bar of 1e-2."""
-    write_run(tmp_path / "a", 100, 1e-1)
-    write_run(tmp_path / "b", 400, 1e-3)
+    write_run(tmp_path / "a", 100, 1e-1, replicates=2)
+    write_run(tmp_path / "b", 400, 1e-3, replicates=2)
     write_run(tmp_path / "c", math.inf, 0.0, bar=1e-2)
     curves, _ = load([str(tmp_path)], latest=False)
     assert [g.mean_flagged() for g in study(curves, "population_loss", 0.05, False).gaps] == [False, True]

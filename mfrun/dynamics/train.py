@@ -55,6 +55,8 @@ def train(
         if run.exists() and not begun:  # Another process has begun it since, and ended it, or it would have the lock.
             raise UserError(f"dir={run.path}: another process has just begun a run in this folder")
         run.create(content)
+        if label is None:
+            say(f"mfrun: writes to {run.path}")
         return _Loop(experiment, run, label or f"n={width_label(cfg.width)}").go()
     except (Interrupted, UserError):
         raise

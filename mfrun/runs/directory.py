@@ -20,6 +20,7 @@ import io
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -221,7 +222,7 @@ class RunDirectory:
             status = json.loads((self.path / STATUS).read_text())
             state, host, pid = status["state"], status["host"], int(status["pid"])
         except (OSError, ValueError, KeyError, TypeError):
-            return {"state": "new"}
+            return {"state": "new" if self.exists() else "waiting"}
         if state == "running" and host == socket.gethostname() and not _alive(pid):
             status["state"] = "killed"
         return dict(status)
@@ -231,8 +232,12 @@ class RunDirectory:
         return self.status()["state"] in DONE
 
 
-def find_runs(path: str | os.PathLike[str]) -> Iterator[RunDirectory]:
+def find_runs(path: str | os.PathLike[str], waiting: bool = False) -> Iterator[RunDirectory]:
     """The run in ``path``, or all runs below it, in the order of their names.
+
+    Args:
+        path: the folder.
+        waiting: with the runs of sweeps that have not begun.
 
     Raises:
         UserError: there is none.
@@ -240,22 +245,37 @@ def find_runs(path: str | os.PathLike[str]) -> Iterator[RunDirectory]:
     root = Path(path)
     if not root.exists():
         raise UserError(f"{root}: no such folder")
-    found = sorted(f.parent for f in root.rglob(CONFIG) if f.parent.name != ".hydra")
+    found = {f.parent for f in root.rglob(CONFIG) if f.parent.name != ".hydra"}
+    if waiting:
+        for sweep in root.rglob(SWEEP):
+            found |= {sweep.parent / str(name) for name in (read_sweep(sweep.parent) or {}).get("runs", [])}
     if not found:
         raise UserError(f"{root}: no run here (a run has a {CONFIG} and a {METRICS})")
-    return iter([RunDirectory(p) for p in found])
+    return iter([RunDirectory(p) for p in sorted(found, key=_as_read)])
 
 
-def newest(root: str = "outputs") -> Path:
+def _as_read(path: Path) -> list[tuple[int, float, str]]:
+    """A key that sorts names as people do: width=10 after width=9, and width=inf after both."""
+    words = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", str(path))
+    return [(0, float(word), "") if i % 2 else (1, 0.0, word) for i, word in enumerate(words)]
+
+
+def newest(root: str = "outputs", sweeps: bool | None = None) -> Path:
     """The run or sweep under ``root`` that was started last.
+
+    Args:
+        root: the folder to look through.
+        sweeps: only sweeps, or only runs that are not one of a sweep.
 
     Raises:
         UserError: there is none.
     """
     configs = [*Path(root).rglob(SWEEP), *(f for f in Path(root).rglob(CONFIG) if f.parent.name != ".hydra")]
     tops = {(f.parent.parent if (f.parent.parent / SWEEP).exists() else f.parent) for f in configs}
+    if sweeps is not None:
+        tops = {top for top in tops if (top / SWEEP).exists() == sweeps}
     if not tops:
-        raise UserError(f"{root}: no run here yet")
+        raise UserError(f"{root}: no {'sweep' if sweeps else 'run'} here yet")
     return max(tops, key=lambda p: (p / SWEEP if (p / SWEEP).exists() else p / CONFIG).stat().st_mtime)
 
 

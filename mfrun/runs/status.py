@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable
 
-from mfrun.runs.directory import RunDirectory, find_runs
+from mfrun.runs.directory import RunDirectory, find_runs, newest
 
 
 def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
-    print(table(find_runs(args.dir)))
+    where = newest(args.dir or "outputs") if args.latest else args.dir or "outputs"
+    runs = find_runs(where, waiting=True)
+    if args.json:
+        print(json.dumps([{"run": str(run.path), **run.status()} for run in runs], indent=1))
+    else:
+        print(table(runs))
     return 0
 
 

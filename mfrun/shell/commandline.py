@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import re
+from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import OverrideParseException
 
 from mfrun import config
@@ -18,6 +20,11 @@ from mfrun.registry import reason
 
 # Hydra's flags that a value follows.
 _VALUED = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+
+# A number with an exponent that stands by itself.
+_EXPONENT = re.compile(r"(?<![\w.+-])\d+(?:\.\d*)?[eE]\+?\d+(?![\w.])")
+# The keys that are no group's.
+KEYS = {f.name for f in dataclasses.fields(config.Config)}
 
 
 def split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -31,14 +38,32 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
         if word in _VALUED:
             flags += [word, *itertools.islice(words, 1)]
         elif word.startswith("-"):
+            name = word.lstrip("-").split("=")[0].replace("-", "_")
+            if name in KEYS:
+                raise UserError(f"{word}: a key is set without dashes, as in {name}=...")
             flags.append(word)
         else:
-            word = translate(word)
-            # A sweep's folders are called width=50,..., which Hydra's grammar only takes in quotes.
-            if word.startswith("dir=") and word[4:5] not in ("'", '"'):
-                word = f"dir={quote(word[4:])}"
-            overrides.append(word)
+            overrides.append(_plain(translate(word)))
     return flags, overrides
+
+
+def _plain(word: str) -> str:
+    """A word as Hydra's grammar takes it, where people and shells write it in another way."""
+    key, equals, value = word.partition("=")
+    if not equals or value[:1] in ("'", '"'):
+        return word
+    if value == "~" or value.startswith("~/"):
+        return f"{key}={quote(str(Path(value).expanduser()))}"
+    # A sweep's folders are called width=50,..., which the grammar only takes in quotes.
+    if key == "dir":
+        return f"dir={quote(value)}"
+    return word if key == "title" or '"' in value or "'" in value else f"{key}={_EXPONENT.sub(_whole, value)}"
+
+
+def _whole(number: re.Match[str]) -> str:
+    """1e4 as 10000, where it is a whole number, so that it may stand where only those may."""
+    value = float(number[0])
+    return str(int(value)) if value.is_integer() and value < 1e18 else number[0]
 
 
 def translate(word: str) -> str:
@@ -80,9 +105,15 @@ def line(o: Override) -> str:
 
 
 def each(o: Override) -> list[str]:
-    """The override with each of its values."""
+    """The override with each of its values.
+
+    Raises:
+        UserError: it does not say them.
+    """
     if not o.is_sweep_override():
         return [line(o)]
+    if o.value_type is ValueType.GLOB_CHOICE_SWEEP or not o.is_discrete_sweep():
+        raise UserError(f"{line(o)}: give the values, KEY=A,B,... or KEY=range(FIRST,END,STEP)")
     return [f"{line(o).split('=')[0]}={value}" for value in o.sweep_string_iterator()]
 
 

@@ -40,8 +40,8 @@ complete -c mfrun -a '(mfrun _complete (commandline -cp) 2>/dev/null)'
 
 # What each command takes beside file names.
 OPTIONS = {
-    "train": ("--help", "--cfg", "--info", "--config-dir", "--debug"),
-    "sweep": ("--help", "--dry-run", "--cfg", "--info", "--config-dir", "--debug"),
+    "train": ("--help", "--latest", "--cfg", "--info", "--config-dir", "--debug"),
+    "sweep": ("--help", "--dry-run", "--latest", "--cfg", "--info", "--config-dir", "--debug"),
     "check": ("--help", "--train", "--cfg", "--info", "--config-dir", "--debug"),
     "data": ("--help", "--config-dir", "--debug"),
     "completion": tuple(SCRIPTS),

@@ -26,6 +26,16 @@ from mfrun.shell import commandline
 # conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
 
+# What other programs' words are here.
+ELSEWHERE = {
+    **dict.fromkeys(("lr", "learning_rate", "eta"), "the learning rate is alpha"),
+    **dict.fromkeys(("n", "hidden", "hidden_size", "units"), "the neurons of a hidden layer are width"),
+    **dict.fromkeys(("layers", "num_layers", "L"), "the layers are depth, the output counted"),
+    **dict.fromkeys(("epochs", "max_epochs"), "training is counted in steps, of which samples / batch are an epoch"),
+    **dict.fromkeys(("batch_size", "bs"), "the samples of a step are batch"),
+    **dict.fromkeys(("optimizer", "momentum", "weight_decay"), "training is plain SGD, as in the paper"),
+}
+
 
 def compose(overrides: list[str], flags: list[str], complete: bool = True) -> DictConfig:
     """The keys of a run, resolved.
@@ -196,6 +206,8 @@ def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]
                 here = f"keys here are {', '.join(known)}" if known else f"{parent} has no keys"
             else:
                 known, here = [*config.flatten(_plain(base)), *map(str, base)], "mfrun train --help lists them"
+                if last in ELSEWHERE:
+                    return UserError(f"{said}: unknown key; {ELSEWHERE[last]}")
             return UserError(f"{said}: unknown key; {here}{suggest(last, known)}")
     return UserError(_root_reason(error))
 

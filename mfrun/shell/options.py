@@ -32,12 +32,17 @@ def plot() -> argparse.ArgumentParser:
     p.add_argument("--weights", action="store_true", help="densities of the weights at the states that were kept")
     p.add_argument("--steps", metavar="K,K,...", help="of --weights: the states; up to four by default")
     p.add_argument("--widths", help="comma-separated widths to draw; all by default")
+    p.add_argument("--facet", metavar="KEY", help="a row of panels for each value of this key")
+    p.add_argument("--style", action="append", metavar="KEY", help="draw only these keys' differences as line styles")
     p.add_argument("--x", choices=("step", "t"), default="step", help="horizontal axis (step)")
     p.add_argument("--xscale", choices=("log", "linear"), default="log", help="(log)")
-    p.add_argument("--yscale", choices=("log", "linear"), help="(linear)")
-    p.add_argument("--style", action="append", metavar="KEY", help="draw only these keys' differences as line styles")
+    p.add_argument("--yscale", action="append", metavar="[METRIC=]log|linear", help="of all panels or of one (linear)")
     p.add_argument("--xlim", metavar="A,B", help="horizontal range")
-    p.add_argument("--ylim", metavar="A,B", help="vertical range")
+    p.add_argument("--ylim", action="append", metavar="[METRIC=]A,B", help="vertical range of all panels or of one")
+    p.add_argument("--size", metavar="W,H", help="inches of a panel (2.9,2.5)")
+    p.add_argument("--font-size", type=float, metavar="PT", help="(9)")
+    p.add_argument("--dpi", type=float, help="of a .png (200)")
+    p.add_argument("--style-file", metavar="FILE", help="a style of matplotlib, by name or file, over mfrun's own")
     p.add_argument("--title", help="above all panels; a preset's own by default")
     p.add_argument("--out", metavar="FILE", help=".png, .pdf or .svg (curves.png in the folder)")
     p.add_argument("--format", choices=FORMATS, default="png", help="where --out is not given (png)")
@@ -76,7 +81,10 @@ def statics() -> argparse.ArgumentParser:
         description="Draw sub-networks of n neurons a layer from a trained network, and measure how far their outputs "
         "and their loss are from its own: Section 4.1 and Appendix B of the paper predict n^-1/2.",
     )
-    p.add_argument("run", type=_folder, metavar="RUN", help="folder of a run: n = infinity, or a wide network")
+    p.add_argument(
+        "run", nargs="?", type=_folder, metavar="RUN", help="folder of a run: n = infinity, or a wide network"
+    )
+    p.add_argument("--latest", action="store_true", help="the newest run below outputs/ that is not one of a sweep")
     p.add_argument("--step", default="newest", metavar="K|all", help="a saved state, or all of them (the newest)")
     p.add_argument("--widths", default="16,32,64,128,256,512", help="comma-separated n (16,32,64,128,256,512)")
     p.add_argument("--draws", type=int, default=32, help="sub-networks for each n (32)")
@@ -90,9 +98,9 @@ def statics() -> argparse.ArgumentParser:
 def status() -> argparse.ArgumentParser:
     """Those of ``mfrun status``."""
     p = argparse.ArgumentParser("mfrun status", description="How the runs below a folder stand.")
-    p.add_argument(
-        "dir", nargs="?", type=_folder, default="outputs", help="a run, a sweep, or any folder of them (outputs)"
-    )
+    p.add_argument("dir", nargs="?", type=_folder, help="a run, a sweep, or any folder of them (outputs)")
+    p.add_argument("--latest", action="store_true", help="the newest run or sweep below outputs/ (or below a folder)")
+    p.add_argument("--json", action="store_true", help="for other programs: a list of runs")
     return p
 
 

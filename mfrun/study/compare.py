@@ -94,8 +94,10 @@ def text(studies: list[Study], steps: list[int]) -> str:
         for g in s.gaps:
             horizon, one = g.horizon(s.tolerance), g.of_one()
             t, step = (f"{horizon[1]:.4g}", str(horizon[0])) if horizon else ("never", "never")
-            mean_flag, one_flag = ("*" if flagged else " " for flagged in (g.mean_flagged(), g.one_flagged()))
-            row = f"{int(g.width):>6} {rms(g.of_mean()):>12.3g}{mean_flag}{rms(g.noise()):>9.2g}  "
+            flags = {True: "*", False: " ", None: "?"}
+            mean_flag, one_flag = flags[g.mean_flagged()], flags[g.one_flagged()]
+            noise = "?" if g.replicates == 1 else f"{rms(g.noise()):.2g}"
+            row = f"{int(g.width):>6} {rms(g.of_mean()):>12.3g}{mean_flag}{noise:>9}  "
             row += f"{rms(one):>10.3g}{one_flag}{t:>10} {step:>8}"
             for k in steps:
                 gap = g.one_at(k)
@@ -106,14 +108,27 @@ def text(studies: list[Study], steps: list[int]) -> str:
             lines.append(
                 "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
             )
+            lines += _enough(s)
+        if any(g.mean_flagged() is None for g in s.gaps):
+            lines.append("  ? one replicate does not show the chance of the start; replicates=4 or more would")
         if s.tolerance < rms(s.gaps[0].reference_bar):
-            lines.append("  the horizon's tolerance is below the reference's own error: more particles are needed")
+            more = "particles" if s.reference == "inf" else f"replicates of n = {s.reference}"
+            lines.append(f"  the horizon's tolerance is below the reference's own error: more {more} are needed")
     return "\n".join(lines)
+
+
+def _enough(s: Study) -> list[str]:
+    """How many replicates would tell the starred gaps of the mean from noise, as far as these can say."""
+    found = [(g.width, g.replicates_to_tell()) for g in s.gaps if g.mean_flagged()]
+    wanted = [f"{count} at n = {int(width)}" for width, count in found if count is not None]
+    if not wanted:
+        return []
+    return [f"    replicates that would tell the gap of the mean, if it is as large as it looks: {', '.join(wanted)}"]
 
 
 def _rate(f: Fit) -> str:
     if math.isnan(f.rate):
-        return "not to be told"
+        return f"cannot be estimated: {f.why}"
     interval = f" [{f.low:.2f}, {f.high:.2f}]" if f.source else ""
     return f"{f.rate:.2f}{interval}"
 
@@ -137,6 +152,7 @@ def _numbers(option: str, text: str | None) -> list[float]:
         raise UserError(f"{option} {text}: a list of numbers, as in 100,1000") from error
 
 
+@style.styled
 def _figure(studies: list[Study], file: Path) -> None:
     """A row for each setting and metric: gap over the run, gap against n, horizon against n."""
     figure, axes = style.panels(len(studies), 3, width=3.3, height=2.6)

@@ -58,25 +58,48 @@ class Gap:
         return (self.differences**2).mean(axis=1).pow(0.5)
 
     def noise(self) -> pd.Series:
-        """Half-width of the 95 % interval of the mean gap by step, over replicates and the reference's own error."""
-        chance = pd.Series(0.0, self.differences.index)
-        if self.replicates > 1:
-            t = float(scipy.special.stdtrit(self.replicates - 1, 0.975))
-            chance = t * self.differences.std(axis=1) / math.sqrt(self.replicates)
-        return (chance**2 + self.reference_bar**2).pow(0.5)
+        """Half-width of the 95 % interval of the mean gap by step, over replicates and the reference's own error.
 
-    def mean_flagged(self) -> bool:
-        """Whether the gap of the mean over the run is below what noise alone would make of it."""
+        NaN for one replicate, which says nothing about the chance of the start.
+        """
+        if self.replicates == 1:
+            return pd.Series(math.nan, self.differences.index)
+        return (self._chance(self.replicates) ** 2 + self.reference_bar**2).pow(0.5)
+
+    def _chance(self, replicates: int) -> pd.Series:
+        """That part of it that is the chance of the start, were there so many replicates of this deviation."""
+        t = float(scipy.special.stdtrit(replicates - 1, 0.975))
+        return t * self.differences.std(axis=1) / math.sqrt(replicates)
+
+    def mean_flagged(self) -> bool | None:
+        """Whether the gap of the mean over the run is below what noise alone would make of it; None for unknown."""
+        if self.replicates == 1:
+            return None
         return bool(rms(self.of_mean()) <= rms(self.noise()))
+
+    def replicates_to_tell(self) -> int | None:
+        """Replicates with which the gap of the mean would be above its noise, if it is what it looks like.
+
+        None where that cannot be said: with one replicate, or where nothing is left of the gap once its chance is taken
+        off.
+        """
+        if self.replicates == 1:
+            return None
+        chance = rms(self.differences.std(axis=1)) / math.sqrt(self.replicates)
+        true = rms(self.of_mean()) ** 2 - chance**2
+        for s in [*range(2, 100), *(2**k for k in range(7, 21))]:
+            if rms(self._chance(s)) ** 2 + rms(self.reference_bar) ** 2 < true:
+                return s
+        return None
 
     def one_flagged(self) -> bool:
         """Whether the gap of one network over the run is below the reference's own error."""
         return bool(rms(self.of_one()) <= rms(self.reference_bar))
 
     def one_at(self, step: int) -> float:
-        """Gap of one network at the last evaluation up to a step; NaN before the first."""
+        """Gap of one network at the last evaluation up to a step; NaN before the first and beyond the last."""
         reached = self.of_one().loc[:step]
-        return float(reached.iloc[-1]) if len(reached) else math.nan
+        return float(reached.iloc[-1]) if len(reached) and step <= self.differences.index[-1] else math.nan
 
     def horizon(self, tolerance: float) -> tuple[int, float] | None:
         """(step, t) at which the gap of one network first exceeds the tolerance; None for never."""
@@ -94,6 +117,7 @@ class Fit:
 
     Attributes:
         source: what the interval rests on: ``replicates`` (bootstrap) or ``residuals`` (of the line).
+        why: there is no rate, in a few words.
     """
 
     rate: float = math.nan
@@ -101,6 +125,7 @@ class Fit:
     high: float = math.nan
     C: float = math.nan
     source: str = ""
+    why: str = ""
 
 
 @dataclass
@@ -159,8 +184,17 @@ def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) ->
     mean = truth.loc[common].mean(axis=1)
     scale = 1.0 if absolute else float(mean.max() - mean.min()) or 1.0
     result = Study(metric, curves[0].setting, reference.label, gaps, tolerance * scale)
-    result.fit_mean, result.fit_one = fit(gaps, _mean_over_run), fit(gaps, _one_over_run)
+    result.fit_mean, result.fit_one = _fit_of_mean(gaps), fit(gaps, _one_over_run)
     return result
+
+
+def _fit_of_mean(gaps: list[Gap]) -> Fit:
+    """The rate of the mean's gap, where it is more than the chance of the start."""
+    if all(g.replicates == 1 for g in gaps):
+        return Fit(why="with one replicate it is that of one network")
+    if sum(g.mean_flagged() is False for g in gaps) < 2:
+        return Fit(why="fewer than two widths have a gap above the noise")
+    return fit(gaps, _mean_over_run)
 
 
 def fit(gaps: list[Gap], measure: Callable[[np.ndarray], float]) -> Fit:
@@ -172,8 +206,10 @@ def fit(gaps: list[Gap], measure: Callable[[np.ndarray], float]) -> Fit:
     n = np.array([g.width for g in gaps], dtype=float)
     differences = [g.differences.to_numpy() for g in gaps]
     values = np.array([measure(m) for m in differences])
-    if len(gaps) < 2 or not (values > 0).all():
-        return Fit()
+    if len(gaps) < 2:
+        return Fit(why="a rate needs two widths beside the reference")
+    if not (values > 0).all():
+        return Fit(why="a gap is 0")
     law = power_law(n.tolist(), values.tolist())
     result = Fit(rate=-law.exponent, C=law.C)
     if min(g.replicates for g in gaps) >= 4:

@@ -294,6 +294,7 @@ def _of_layer(quantities: list[Quantity]) -> str:
     return "; ".join(wrong) or "O(1)"
 
 
+@style.styled
 def _figure(found: list[Quantity], title: str, file: Path) -> None:
     """A panel for each quantity, a line for each layer; crosses where it is not O(1)."""
     figure, axes = style.panels(2, len(NAMES), width=2.7, height=2.3)

@@ -73,6 +73,10 @@ class Curve:
         """``400`` or ``inf``."""
         return width_label(self.width)
 
+    def diverged(self) -> bool:
+        """Whether a run behind it has, for good."""
+        return any(source.run.status()["state"] == "diverged" for source in self.sources)
+
     def metrics(self) -> list[str]:
         """Columns that hold a metric."""
         return [c for c in map(str, self.sources[0].frame) if c not in KEYS and not c.endswith("_bar")]
@@ -121,7 +125,7 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
         UserError: nothing there, or no run with a row yet.
     """
     if latest:
-        paths = [str(newest(*paths[:1]))]
+        paths = [str(newest(paths[0] if paths else "outputs"))]
     if not paths:
         raise UserError("no run or sweep named; give its folder, or --latest")
     runs = list({run.path.resolve(): run for path in paths for run in find_runs(path)}.values())

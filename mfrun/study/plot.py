@@ -19,8 +19,11 @@ from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load, 
 def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
     figure, folder = draw(args)
-    file = Path(args.out) if args.out else folder / f"{'weights' if args.weights else 'curves'}.{args.format}"
-    style.save(figure, file)
+    name = "weights" if args.weights else "curves"
+    # A picture of other panels than the default ones stands beside it.
+    chosen = f"_{args.metrics.replace(',', '_')}" if args.metrics and not args.weights else ""
+    file = Path(args.out) if args.out else folder / f"{name}{chosen}.{args.format}"
+    style.save(figure, file, args.dpi)
     print(file)
     return 0
 
@@ -31,47 +34,93 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
     Raises:
         UserError: there is nothing to draw, or too much to tell apart.
     """
-    curves, folder = load(args.paths, args.latest)
-    if args.widths:
-        wanted = args.widths.split(",")
-        curves = [c for c in curves if c.label in wanted]
-        if not curves:
-            raise UserError(f"--widths {args.widths}: no such width here")
-    settings = list(dict.fromkeys(describe(c.setting, args.style) for c in curves))
-    if len(settings) > len(style.LINES):
-        keys = ", ".join(dict.fromkeys(k for c in curves for k in c.setting))
-        raise UserError(f"{len(settings)} settings to tell apart by line style; choose keys with --style, of {keys}")
-    colours = style.colours([c.width for c in curves])
-    looks = [style.look(c.width, colours, style.LINES[settings.index(describe(c.setting, args.style))]) for c in curves]
-    if args.weights:
-        # It restores networks, and so needs torch, which curves do without.
-        from mfrun.study import weights
+    with style.looks(args.style_file, args.font_size):
+        curves, folder = load(args.paths, args.latest)
+        # A width keeps its colour in a picture of a few of them.
+        colours = style.colours([c.width for c in curves])
+        if args.widths:
+            wanted = args.widths.split(",")
+            curves = [c for c in curves if c.label in wanted]
+            if not curves:
+                raise UserError(f"--widths {args.widths}: no such width here")
+        facets = _facets(curves, args.facet)
+        beside = _varying(curves, [args.facet], "--facet") if args.facet else []
+        told = _varying(curves, args.style, "--style") if args.style else [k for k in _keys(curves) if k not in beside]
+        settings = list(dict.fromkeys(describe(c.setting, told) for c in curves))
+        if len(settings) > len(style.LINES):
+            keys = ", ".join(_keys(curves))
+            why = f"choose keys with --style, of {keys}, or --facet one"
+            raise UserError(f"{len(settings)} settings to tell apart by line style; {why}")
+        lines = dict(zip(settings, style.LINES, strict=False))
+        looks = [style.look(c.width, colours, lines[describe(c.setting, told)]) for c in curves]
+        if args.weights:
+            # It restores networks, and so needs torch, which curves do without.
+            from mfrun.study import weights
 
-        figure = weights.figure(curves, looks, args.steps)
-    else:
-        figure = _figure(curves, looks, args)
-    style.legend(figure, colours, [c.width for c in curves], settings)
-    above = args.title or (read_sweep(folder) or {}).get("title")
-    if above:
-        figure.suptitle(above)
-    return figure, folder
+            figure = weights.figure(curves, looks, args.steps)
+        else:
+            figure = _figure(facets, dict(zip(map(id, curves), looks, strict=True)), args)
+        style.legend(figure, colours, [c.width for c in curves], settings)
+        above = args.title or (read_sweep(folder) or {}).get("title")
+        if above:
+            figure.suptitle(above)
+        return figure, folder
 
 
-def _figure(curves: list[Curve], looks: list[dict[str, Any]], args: argparse.Namespace) -> Figure:
-    """A panel for each metric."""
-    metrics = choose_metrics(curves, args.metrics)
-    figure, axes = style.panels(1, len(metrics))
-    for ax, metric in zip(axes[0], metrics, strict=True):
-        for curve, look in zip(curves, looks, strict=True):
-            _draw(ax, curve, metric, args.x, look, log=args.xscale == "log")
-        ax.set_title(title(metric))
-        ax.set_xscale(args.xscale)
-        ax.set_xlabel("SGD step" if args.x == "step" else r"time $t = k\alpha$")
-        if args.yscale:
-            ax.set_yscale(args.yscale)
-        for limits, apply in ((args.xlim, ax.set_xlim), (args.ylim, ax.set_ylim)):
-            if limits:
-                apply(*_limits(limits))
+def _keys(curves: list[Curve]) -> list[str]:
+    """The keys in which the curves differ, beside the width."""
+    return list(dict.fromkeys(k for c in curves for k in c.setting))
+
+
+def _varying(curves: list[Curve], asked: list[str], option: str) -> list[str]:
+    """The keys that an option names, each whole or by its last word.
+
+    Raises:
+        UserError: one of them is the same for all curves.
+    """
+    keys, found = _keys(curves), list[str]()
+    for key in asked:
+        same = [k for k in keys if key in (k, k.removesuffix(".name"), k.removesuffix(".name").rpartition(".")[2])]
+        if not same:
+            varies = f"the keys that vary are {', '.join(keys)}" if keys else "nothing varies but the width"
+            raise UserError(f"{option} {key}: does not vary here; {varies}")
+        found += same
+    return found
+
+
+def _facets(curves: list[Curve], key: str | None) -> dict[str, list[Curve]]:
+    """The curves of each row of panels, by what the row is called."""
+    if key is None:
+        return {"": curves}
+    keys, rows = _varying(curves, [key], "--facet"), dict[str, list[Curve]]()
+    for curve in curves:
+        rows.setdefault(describe(curve.setting, keys), []).append(curve)
+    return rows
+
+
+def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], args: argparse.Namespace) -> Figure:
+    """A row for each facet, and a panel for each metric."""
+    metrics = choose_metrics([c for curves in facets.values() for c in curves], args.metrics)
+    width, height = _size(args.size)
+    figure, axes = style.panels(len(facets), len(metrics), width=width, height=height)
+    ylim, yscale = _of_metrics("--ylim", args.ylim, metrics), _of_metrics("--yscale", args.yscale, metrics)
+    for row, (name, curves) in zip(axes, facets.items(), strict=True):
+        for ax, metric in zip(row, metrics, strict=True):
+            for curve in curves:
+                _draw(ax, curve, metric, args.x, looks[id(curve)], log=args.xscale == "log")
+            ax.set_title(title(metric) + (f", {name}" if name else ""))
+            ax.set_xscale(args.xscale)
+            ax.set_xlabel("SGD step" if args.x == "step" else r"time $t = k\alpha$")
+            if metric in yscale:
+                if yscale[metric] not in ("log", "linear"):
+                    raise UserError(f"--yscale {yscale[metric]}: log or linear")
+                ax.set_yscale(yscale[metric])
+            if args.xlim:
+                ax.set_xlim(*_limits(args.xlim))
+            if metric in ylim:
+                ax.set_ylim(*_limits(ylim[metric]))
+            else:
+                _follow_what_is_finite(ax, curves, metric, args.x)
     return figure
 
 
@@ -93,6 +142,54 @@ def _draw(ax: Axes, curve: Curve, metric: str, x: str, look: dict[str, Any], log
         ax.fill_between(
             where, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=order - 1
         )
+
+
+def _follow_what_is_finite(ax: Axes, curves: list[Curve], metric: str, x: str) -> None:
+    """A vertical axis for the curves that did not diverge; those that did end in a marked point at its top."""
+    diverged = [c for c in curves if c.diverged() and metric in c.metrics()]
+    tables = [c.table(metric).mean(axis=1) for c in curves if metric in c.metrics() and c not in diverged]
+    if metric.endswith("_error"):
+        ax.set_ylim(top=min(ax.get_ylim()[1], 1.0))
+    if not diverged:
+        return
+    if tables:
+        every = pd.concat(tables)
+        low, high = float(every.min()), float(every.max())
+        margin = 0.05 * (high - low or abs(high) or 1.0)
+        ax.set_ylim(low - margin if ax.get_yscale() == "linear" else low, high + margin)
+    top = ax.get_ylim()[1]
+    for curve in diverged:
+        values = curve.table(metric).mean(axis=1, skipna=False)
+        inside = values[values <= top].dropna()
+        if len(inside):
+            step = inside.index[-1]
+            place = step if x == "step" else curve.times()[step]
+            ax.plot([place], [inside.iloc[-1]], marker="x", color="0.2", zorder=20, clip_on=False)
+
+
+def _of_metrics(option: str, given: list[str] | None, metrics: list[str]) -> dict[str, str]:
+    """What METRIC=VALUE says for one metric, and VALUE alone for all of them.
+
+    Raises:
+        UserError: no such panel.
+    """
+    found: dict[str, str] = {}
+    for word in given or []:
+        name, equals, value = word.rpartition("=")
+        if equals and name not in metrics:
+            raise UserError(f"{option} {word}: no such panel; there are {', '.join(metrics)}")
+        found |= dict.fromkeys([name] if equals else metrics, value)
+    return found
+
+
+def _size(text: str | None) -> tuple[float, float]:
+    """Inches of a panel."""
+    if text is None:
+        return 2.9, 2.5
+    width, height = _limits(text)
+    if not (width > 0 and height > 0):
+        raise UserError(f"--size {text}: inches, WIDTH,HEIGHT, both > 0")
+    return width, height
 
 
 def _limits(text: str) -> tuple[float, float]:

@@ -29,6 +29,7 @@ from mfrun.networks.dense import Dense
 from mfrun.networks.operations import Product
 from mfrun.problems.problem import Evaluation
 from mfrun.runs.directory import RunDirectory
+from mfrun.runs.directory import newest as newest_folder
 from mfrun.study import style
 from mfrun.study.power_law import power_law
 from mfrun.study.subnetworks import empirical_measure, in_float64, subnetworks
@@ -45,7 +46,9 @@ POINT = "#2a5d9f"
 def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
     widths = _widths(args.widths)
-    run = RunDirectory(args.run)
+    if args.run is None and not args.latest:
+        raise UserError("no run named; give its folder, or --latest")
+    run = RunDirectory(newest_folder(sweeps=False) if args.latest else args.run)
     asked = _step(args.step)
     experiment, network, newest = restore(run, asked if isinstance(asked, int) else None)
     # A subclass may connect its neurons in another way.
@@ -187,6 +190,7 @@ def _text(followed: pd.DataFrame) -> str:
     return pd.DataFrame(rows).to_string(index=False)
 
 
+@style.styled
 def _at_one_step(frame: pd.DataFrame, file: Path) -> None:
     figure, axes = style.panels(1, 2, width=3.3, height=2.7)
     for ax, (column, _, title, _) in zip(axes[0], QUANTITIES, strict=True):
@@ -198,6 +202,7 @@ def _at_one_step(frame: pd.DataFrame, file: Path) -> None:
     style.save(figure, file)
 
 
+@style.styled
 def _through_training(frame: pd.DataFrame, followed: pd.DataFrame, file: Path) -> None:
     """A column for each quantity: against n, a line for each state, and below it the rate against t."""
     figure, axes = style.panels(2, 2, width=3.6, height=2.6)

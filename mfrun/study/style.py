@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -35,19 +37,39 @@ RC: dict[str, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
 }
+# Decorates what draws: mfrun's looks within it, and whatever they were before after it.
+styled = mpl.rc_context(RC)  # type: ignore[arg-type]
 # Of the settings that a picture tells apart: the first solid, the second dotted, as in the paper.
 LINES: list[Any] = ["-", (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1))]
 LIMIT: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.6}
 
 
+@contextmanager
+def looks(file: str | None = None, font_size: float | None = None) -> Iterator[None]:
+    """mfrun's looks, and over them those of a file and of a font size.
+
+    Raises:
+        UserError: the file is no matplotlib style.
+    """
+    with mpl.rc_context(RC):  # type: ignore[arg-type]
+        if font_size is not None:
+            mpl.rcParams["font.size"] = font_size
+            mpl.rcParams["axes.titlesize"], mpl.rcParams["legend.fontsize"] = font_size + 1, font_size - 1
+        if file is not None:
+            try:
+                style.use(file)
+            except OSError as error:
+                raise UserError(f"--style-file {file}: no style of matplotlib, and no such file") from error
+        yield
+
+
 def panels(rows: int, columns: int, *, width: float = 2.9, height: float = 2.5) -> tuple[Figure, np.ndarray]:
-    """A grid of axes in mfrun's style; sizes are inches a panel."""
-    mpl.use("Agg")
-    mpl.rcParams.update(RC)  # type: ignore[arg-type]
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
-    )
-    return figure, axes
+    """A grid of axes; sizes are inches a panel.
+
+    The figure is no pyplot's: a notebook's own pictures, and its settings, stay what they are.
+    """
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def colours(widths: list[float]) -> dict[float, Any]:
@@ -88,7 +110,8 @@ def log_ticks(axes: Axes, values: list[float]) -> None:
         axes.tick_params(axis="x", labelsize=7, rotation=45)
 
 
-def save(figure: Figure, file: Path) -> None:
+@styled
+def save(figure: Figure, file: Path, dpi: float | None = None) -> None:
     """Write the picture.
 
     Raises:
@@ -97,8 +120,6 @@ def save(figure: Figure, file: Path) -> None:
     if file.suffix.lstrip(".").lower() not in FORMATS:
         raise UserError(f"--out {file}: the format is told by the ending, one of {', '.join(FORMATS)}")
     try:
-        figure.savefig(file)
+        figure.savefig(file, dpi=RC["savefig.dpi"] if dpi is None else dpi)
     except OSError as error:
         raise UserError(f"--out {file}: cannot be written ({error.strerror})") from error
-    finally:
-        plt.close(figure)

@@ -125,14 +125,11 @@ class _EventFile:
 
 def _curves(folder: Path) -> dict[str, Any]:
     """What ``mfrun plot`` draws, as a Summary.Image message."""
-    import matplotlib.pyplot as plt
-
     from mfrun.study import plot
 
     with _drawing:
         figure, _ = plot.draw(options.plot().parse_args([str(folder)]))
         png = io.BytesIO()
-        figure.savefig(png, format="png")
-        plt.close(figure)
+        figure.savefig(png, format="png", dpi=200)
     width, height = struct.unpack(">II", png.getvalue()[16:24])  # They are in the first chunk of every PNG.
     return {"encoded_image_string": png.getvalue(), "width": width, "height": height, "colorspace": 4}

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+import itertools
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +15,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from mfrun import config
-from mfrun.errors import ConfigError, UserError
+from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.registry import distrust, reason
-from mfrun.runs.directory import SWEEP, RunDirectory, hold_sweep, write_sweep
+from mfrun.runs.directory import SWEEP, RunDirectory, hold_sweep, newest, write_sweep
 from mfrun.runs.loggers import Tolerated
 from mfrun.runs.progress import say
 from mfrun.shell import commandline, hydra
@@ -28,7 +32,7 @@ def train(argv: list[str]) -> int:
     """Train one configuration."""
     if hydra.only_prints("train", argv):
         return 0
-    run = train_run(*commandline.split(argv))
+    run = train_run(*commandline.split(_with_latest(argv, "train")))
 
     from mfrun.runs.status import table
 
@@ -59,6 +63,8 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
         node = keys(whole)
     elif directory.exists():
         raise UserError(f"dir={directory.path}: holds a run already; resume=true goes on with it")
+    elif (directory.path / SWEEP).is_file():
+        raise UserError(f"dir={directory.path}: holds a sweep, and a run needs a folder of its own")
 
     from mfrun.dynamics.experiment import Problems
     from mfrun.dynamics.train import train
@@ -67,7 +73,9 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
 
     run = Run.checked(node, directory, Problems())
     warn([run.experiment])
-    hydra.run(whole, directory.path, lambda _: train(run.experiment, run.content, directory))
+    with _own_folder(directory.path, overrides) as path, _resumable("train", path, flags):
+        run = replace(run, folder=RunDirectory(path))
+        hydra.run(whole, path, lambda _: train(run.experiment, run.content, run.folder))
     return run
 
 
@@ -76,28 +84,93 @@ def sweep(argv: list[str]) -> int:
     if hydra.only_prints("sweep", argv):
         return 0
     distrust(set())
-    asked = _Sweep.of(*commandline.split([word for word in argv if word != "--dry-run"]))
-    runs = asked.checked()
-
-    from mfrun.dynamics.warnings import warn
-
+    words = _with_latest([word for word in argv if word != "--dry-run"], "sweep")
+    flags, overrides = commandline.split(words)
+    master = compose_whole(commandline.first(overrides), flags)
+    top = folder(keys(master))
     if "--dry-run" in argv:
-        from mfrun.sweeps.plan import Cluster, plan
-
-        warn([run.experiment for run in runs])
-        cluster = None if asked.local else Cluster.of(asked.launcher, asked.master.hydra.launcher)
-        return plan(runs, asked.top, asked.base.threads, cluster)
-    with hold_sweep(asked.top, resume=asked.base.resume):
-        warn([run.experiment for run in runs])
-        asked.record()
-        well = asked.train(runs)
-        Tolerated(asked.base.logger).tell("finish_sweep", asked.top)
+        return _dry_run(_Sweep.of(flags, overrides, master, top))
+    with _own_folder(top, overrides) as top, _resumable("sweep", top, flags):
+        asked = _Sweep.of(flags, overrides, master, top)
+        runs = asked.checked()
+        with hold_sweep(top, resume=asked.base.resume):
+            say(f"mfrun: writes to {top}")
+            _warn(runs)
+            asked.record()
+            well = asked.train(runs)
+            Tolerated(asked.base.logger).tell("finish_sweep", top)
 
     from mfrun.runs.status import table
 
     print(table([run.folder for run in runs]))
-    print(f"\nmfrun plot {asked.top}")
+    print(f"\nmfrun plot {top}")
     return 0 if well and all(run.folder.done() for run in runs) else 1
+
+
+def _dry_run(asked: _Sweep) -> int:
+    """Say what a sweep would take; 1 where it does not fit."""
+    from mfrun.sweeps.plan import Cluster, plan
+
+    runs = asked.checked()
+    _warn(runs)
+    cluster = None if asked.local else Cluster.of(asked.launcher, asked.master.hydra.launcher)
+    return plan(runs, asked.top, asked.base.threads, cluster)
+
+
+def _warn(runs: list[Run]) -> None:
+    from mfrun.dynamics.warnings import warn
+
+    warn([run.experiment for run in runs])
+
+
+def _with_latest(argv: list[str], command: str) -> list[str]:
+    """The words with ``dir=`` in the place of ``--latest``.
+
+    Raises:
+        UserError: there is no run or sweep to go on with, or nobody has said that it should go on.
+    """
+    if "--latest" not in argv:
+        return argv
+    if not any(word.replace(" ", "").lower() == "resume=true" for word in argv):
+        raise UserError("--latest: goes on with the newest one below outputs, which resume=true asks for")
+    words = [word for word in argv if word != "--latest"]
+    return [*words, f"dir={newest(sweeps=command == 'sweep')}"]
+
+
+@contextmanager
+def _own_folder(path: Path, overrides: list[str]) -> Iterator[Path]:
+    """The folder to write into: a default one becomes one that no other command has taken in the same second.
+
+    It goes again where nothing has been written to it.
+    """
+    if any(o.key_or_group == "dir" for o in commandline.parse(overrides)):
+        yield path
+        return
+    new = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for k in itertools.count(1):
+        own = path if k == 1 else path.with_name(f"{path.name}_{k}")
+        try:
+            own.mkdir()
+            break
+        except FileExistsError:
+            continue
+    try:
+        yield own
+    finally:
+        with suppress(OSError):  # Something is in it, as there should be.
+            for empty in (own, *new):
+                empty.rmdir()
+
+
+@contextmanager
+def _resumable(command: str, path: Path, flags: list[str]) -> Iterator[None]:
+    """Where the command is stopped, say what goes on with it."""
+    try:
+        yield
+    except Interrupted as stopped:
+        stopped.again = shlex.join(["mfrun", command, *flags, f"dir={path}", "resume=true"])
+        raise
 
 
 @dataclass(frozen=True)
@@ -123,20 +196,26 @@ class _Sweep:
     launcher: str
 
     @classmethod
-    def of(cls, flags: list[str], overrides: list[str]) -> _Sweep:
+    def of(cls, flags: list[str], overrides: list[str], master: DictConfig, top: Path) -> _Sweep:
         """Compose what the words ask for.
+
+        Args:
+            flags: Hydra's.
+            overrides: the words that set keys.
+            master: the whole configuration of the first of their values.
+            top: the sweep's folder.
 
         Raises:
             UserError: they make no sense, or the folder does not allow it.
         """
-        master = compose_whole(commandline.first(overrides), flags)
         base = keys(master)
-        top = folder(base)
         if base.resume:
             overrides, master = resume.resumed(resume.words_of_sweep(top), overrides, flags)
             base = keys(master)
         elif (top / SWEEP).is_file():
             raise UserError(f"dir={top}: holds a sweep already; resume=true goes on with it")
+        elif RunDirectory(top).exists():
+            raise UserError(f"dir={top}: holds a run, and a sweep needs a folder of its own")
         launcher = _launcher(master)
         # A job that runs elsewhere may start in another folder.
         master.dir = str(top if launcher == "local" else top.absolute())
@@ -177,7 +256,7 @@ class _Sweep:
         """Write what those who resume it have to know."""
         swept = commandline.swept_keys(self.parsed)
         facts = {"overrides": resume.lasting(self.overrides), "swept": swept, "title": self.base.title}
-        write_sweep(self.top, facts)
+        write_sweep(self.top, {**facts, "runs": [str(job.hydra.sweep.subdir) for job in self.jobs]})
 
     def train(self, runs: list[Run]) -> bool:
         """Train its runs through the launcher; whether all went well, as far as the launcher says."""
@@ -203,6 +282,12 @@ def _with_widths(overrides: list[str], master: DictConfig) -> list[Override]:
     """The words of a sweep, those that its preset sweeps over and its widths among them."""
     parsed = commandline.parse(overrides)
     given = {o.key_or_group for o in parsed}
+    for o in parsed:
+        if o.key_or_group == "hydra.sweep.subdir":
+            raise UserError(f"{commandline.line(o)}: the folders of a sweep are named after its swept keys")
+    if {"width", "widths"} <= given:
+        said = ", ".join(commandline.line(o) for o in parsed if o.key_or_group in ("width", "widths"))
+        raise UserError(f"{said}: both say what widths the sweep has; give one of them")
     preset = [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
     parsed = [*(o for o in commandline.parse(preset) if o.key_or_group not in given), *parsed]
     if any(o.key_or_group == "width" for o in parsed):

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mfrun.errors import UserError
 from mfrun.registry import distrust, names_in
-from mfrun.runs.directory import RunDirectory, read_sweep
+from mfrun.runs.directory import SWEEP, RunDirectory, read_sweep
 from mfrun.shell import commandline
 from mfrun.shell.compose import compose, compose_whole
 
@@ -29,6 +29,8 @@ def words_of_run(run_dir: Path) -> list[str]:
     Raises:
         UserError: there is none.
     """
+    if (run_dir / SWEEP).is_file():
+        raise UserError(f"dir={run_dir}: holds a sweep; mfrun sweep dir={run_dir} resume=true goes on with it")
     file = run_dir / ".hydra" / "overrides.yaml"
     if not RunDirectory(run_dir).exists() or not file.is_file():
         raise UserError(f"dir={run_dir}: no run to resume here")
@@ -47,6 +49,8 @@ def words_of_sweep(top: Path) -> list[str]:
         UserError: there is none.
     """
     recorded = read_sweep(top)
+    if recorded is None and RunDirectory(top).exists():
+        raise UserError(f"dir={top}: holds a run; mfrun train dir={top} resume=true goes on with it")
     if recorded is None:
         raise UserError(f"dir={top}: no sweep to resume here")
     return _checked(recorded.get("overrides"), top / "sweep.yaml")
