@@ -87,7 +87,8 @@ class Gap:
             return None
         chance = rms(self.differences.std(axis=1)) / math.sqrt(self.replicates)
         true = rms(self.of_mean()) ** 2 - chance**2
-        for s in [*range(2, 100), *(2**k for k in range(7, 21))]:
+        # Each next number is a twentieth larger.
+        for s in sorted({max(2, round(1.05**k)) for k in range(284)}):
             if rms(self._chance(s)) ** 2 + rms(self.reference_bar) ** 2 < true:
                 return s
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,17 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
                 ax.set_yscale(yscale[metric])
             if args.xlim:
                 ax.set_xlim(*_limits(args.xlim))
-            if metric in ylim:
+    every = [curve for curves in facets.values() for curve in curves]
+    for metric, column in zip(metrics, axes.T, strict=True):
+        if metric in ylim:
+            for ax in column:
                 ax.set_ylim(*_limits(ylim[metric]))
-            else:
-                _follow_what_is_finite(ax, curves, metric, args.x)
+        else:
+            _follow_what_is_finite(column, every, metric)
+        for ax, curves in zip(column, facets.values(), strict=True):
+            for curve in curves:
+                if curve.diverged() and metric in curve.metrics():
+                    _mark_the_end(ax, curve, metric, args)
     return figure
 
 
@@ -144,27 +152,37 @@ def _draw(ax: Axes, curve: Curve, metric: str, x: str, look: dict[str, Any], log
         )
 
 
-def _follow_what_is_finite(ax: Axes, curves: list[Curve], metric: str, x: str) -> None:
-    """A vertical axis for the curves that did not diverge; those that did end in a marked point at its top."""
-    diverged = [c for c in curves if c.diverged() and metric in c.metrics()]
-    tables = [c.table(metric).mean(axis=1) for c in curves if metric in c.metrics() and c not in diverged]
-    if metric.endswith("_error"):
-        ax.set_ylim(top=min(ax.get_ylim()[1], 1.0))
-    if not diverged:
-        return
-    if tables:
-        every = pd.concat(tables)
+def _follow_what_is_finite(axes: Sequence[Axes], curves: list[Curve], metric: str) -> None:
+    """One vertical range for the panels of a metric: that of the curves that did not diverge.
+
+    Args:
+        axes: the panels.
+        curves: all that are drawn in them.
+        metric: what they show.
+    """
+    low, high = (f(ax.get_ylim()[i] for ax in axes) for i, f in enumerate((min, max)))
+    well = [c.table(metric).mean(axis=1) for c in curves if metric in c.metrics() and not c.diverged()]
+    if well and len(well) < len(curves):
+        every = pd.concat(well)
         low, high = float(every.min()), float(every.max())
         margin = 0.05 * (high - low or abs(high) or 1.0)
-        ax.set_ylim(low - margin if ax.get_yscale() == "linear" else low, high + margin)
+        low, high = low - margin if axes[0].get_yscale() == "linear" else low, high + margin
+    if metric.endswith("_error"):
+        high = min(high, 1.0)
+    for ax in axes:
+        ax.set_ylim(low, high)
+
+
+def _mark_the_end(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace) -> None:
+    """A diverged curve ends in a cross, at its last point inside the panel, or above where it was never inside."""
+    values = curve.table(metric).mean(axis=1, skipna=False).dropna()
+    values = values[values.index > 0] if args.xscale == "log" else values
+    if values.empty:
+        return
     top = ax.get_ylim()[1]
-    for curve in diverged:
-        values = curve.table(metric).mean(axis=1, skipna=False)
-        inside = values[values <= top].dropna()
-        if len(inside):
-            step = inside.index[-1]
-            place = step if x == "step" else curve.times()[step]
-            ax.plot([place], [inside.iloc[-1]], marker="x", color="0.2", zorder=20, clip_on=False)
+    inside = values[values <= top]
+    step, height = (inside.index[-1], inside.iloc[-1]) if len(inside) else (values.index[0], top)
+    ax.plot([step if args.x == "step" else curve.times()[step]], [height], "x", color="0.2", zorder=20, clip_on=False)
 
 
 def _of_metrics(option: str, given: list[str] | None, metrics: list[str]) -> dict[str, str]:

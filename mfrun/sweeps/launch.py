@@ -7,7 +7,7 @@ import itertools
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,26 +56,25 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
     if swept:
         raise UserError(f"{swept[0]}: several values; mfrun sweep trains one run for each")
     whole = compose_whole(overrides, flags)
+    if keys(whole).resume:
+        saved = resume.words_of_run(folder(keys(whole)))
+        _, whole = resume.resumed(saved, overrides, flags)
     node = keys(whole)
-    directory = RunDirectory(folder(node))
-    if node.resume:
-        _, whole = resume.resumed(resume.words_of_run(directory.path), overrides, flags)
-        node = keys(whole)
-    elif directory.exists():
-        raise UserError(f"dir={directory.path}: holds a run already; resume=true goes on with it")
-    elif (directory.path / SWEEP).is_file():
-        raise UserError(f"dir={directory.path}: holds a sweep, and a run needs a folder of its own")
 
     from mfrun.dynamics.experiment import Problems
     from mfrun.dynamics.train import train
     from mfrun.dynamics.warnings import warn
     from mfrun.sweeps.jobs import Run
 
-    run = Run.checked(node, directory, Problems())
-    warn([run.experiment])
-    with _own_folder(directory.path, overrides) as path, _resumable("train", path, flags):
-        run = replace(run, folder=RunDirectory(path))
-        hydra.run(whole, path, lambda _: train(run.experiment, run.content, run.folder))
+    with _own_folder(folder(node), overrides) as path, _resumable("train", path, flags):
+        directory = RunDirectory(path)
+        if directory.exists() and not node.resume:
+            raise UserError(f"dir={path}: holds a run already; resume=true goes on with it")
+        if (path / SWEEP).is_file():
+            raise UserError(f"dir={path}: holds a sweep, and a run needs a folder of its own")
+        run = Run.checked(node, directory, Problems())
+        warn([run.experiment])
+        hydra.run(whole, path, lambda _: train(run.experiment, run.content, directory))
     return run
 
 

@@ -1,0 +1,172 @@
+"""What is said is true: folders, commands to go on with, states of runs, pictures and gaps that cannot be told."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import signal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import LIMIT, TINY, curves, here, start, steps_logged, wait_until
+
+import mfrun
+from mfrun.errors import UserError
+from mfrun.study.convergence import Gap
+
+SEVERAL = ["threads=1", *TINY[2:]]
+
+
+def test_two_commands_of_one_second_have_a_folder_each(capfd: pytest.CaptureFixture[str]) -> None:
+    """Six of them at once: every run is whole, and where it went was said at its start."""
+    processes = [start("train", *TINY, f"seed.init={k}", "steps=30") for k in range(6)]
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6
+    places = {err.splitlines()[0].removeprefix("mfrun: writes to ") for _, err in said}
+    assert len(places) == 6
+    assert {str(run.path) for run in mfrun.load("outputs")} == places  # type: ignore[union-attr]
+
+
+def test_a_default_folder_goes_again_where_nothing_is_written() -> None:
+    assert here("sweep", *SEVERAL, "widths=[3]", "alpha=-1") == 2
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_the_command_that_goes_on_is_printed(command: str) -> None:
+    widths = ["widths=[3]"] if command == "sweep" else ["width=3"]
+    process = start(command, *SEVERAL, *widths, "steps=20000", "checkpoint_seconds=0.05", "dir=a b")
+    run = "a b/width=3" if command == "sweep" else "a b"
+    wait_until(lambda: steps_logged(run) >= 100, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    line = err.strip().splitlines()[-1]
+    assert line == f"mfrun: stopped; the state is saved; mfrun {command} 'dir=a b' resume=true goes on from it"
+    words = shlex.split(line.partition("saved; ")[2].removesuffix(" goes on from it"))
+    assert here(*words[1:], "steps=20000") == 0
+    assert here("train", *SEVERAL, "width=3", "steps=20000", "dir=straight") == 0
+    assert curves(run) == curves("straight")
+
+
+def test_the_latest_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "steps=20", "budget=0.5") == 0
+    assert here("sweep", *SEVERAL, "widths=[3]", "steps=20", "budget=0.5") == 0
+    assert here("train", "--latest", "resume=true", "budget=1") == 0
+    assert here("sweep", "--latest", "resume=true", "budget=1") == 0
+    capfd.readouterr()
+    assert here("status", "--json") == 0
+    runs = json.loads(capfd.readouterr().out)
+    assert [(run["step"], run["state"]) for run in runs] == [(20, "finished")] * 2
+    assert here("status", "--latest") == 0
+    assert here("statics", "--latest", "--widths", "2,4", "--draws", "2", "--samples", "20") == 0
+
+
+def test_runs_that_wait_are_listed_in_the_order_of_their_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    process = start("sweep", *SEVERAL, "widths=[10,9,100,inf]", *LIMIT, "steps=20000", "dir=s")
+    wait_until(lambda: Path("s/sweep.yaml").exists() and any(Path("s").glob("*/metrics.csv")), process)
+    process.kill()
+    process.communicate()
+    capfd.readouterr()
+    assert here("status", "s") == 0
+    lines = capfd.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == [f"width={n}" for n in (9, 10, 100, "inf")]
+    assert "waiting" in {line.split()[1] for line in lines}
+
+
+def test_whole_numbers_and_homes_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert here("sweep", *SEVERAL, "widths=[1e1,3]", "steps=2e1", "dir=~/s") == 0
+    sweep = mfrun.load(tmp_path / "s")
+    assert isinstance(sweep, mfrun.Sweep)
+    assert [(run.width, run.status["step"]) for run in sweep] == [(3, 20), (10, 20)]
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def diverging(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("diverging") / "s"
+    assert here("sweep", *SEVERAL, "widths=[3,10]", "alpha=0.001,1e6", "steps=50", f"dir={top}") == 0
+    return top
+
+
+def test_axes_follow_the_curves_that_did_not_diverge(diverging: Path) -> None:
+    loss, error = mfrun.plot(diverging).axes
+    well = mfrun.load(diverging).frame.query("alpha < 1 and step > 0")
+    assert loss.get_ylim()[1] < 1.2 * well["population_loss"].max()
+    assert error.get_ylim()[1] <= 1
+    crosses = [line for line in loss.lines if line.get_marker() == "x"]
+    assert len(crosses) == 2
+
+
+def test_options_that_cannot_be_followed_are_refused(diverging: Path) -> None:
+    for chosen, message in (
+        ({"style": "typo"}, "--style typo: does not vary here; the keys that vary are alpha"),
+        ({"style": "depth"}, "--style depth: does not vary here"),
+        ({"facet": "depth"}, "--facet depth: does not vary here"),
+        ({"ylim": "test_loss=0,1"}, "--ylim test_loss=0,1: no such panel; there are population_loss, population_error"),
+        ({"yscale": "cubic"}, "--yscale cubic: log or linear"),
+        ({"size": "0,1"}, "--size 0,1: inches"),
+        ({"style_file": "none"}, "--style-file none: no style of matplotlib"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}"):
+            mfrun.plot(diverging, **chosen)
+
+
+def test_facets_ranges_sizes_and_colours(diverging: Path) -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    figure = mfrun.plot(diverging, facet="alpha", ylim="population_loss=0,2", size="2,3", font_size=6)
+    assert len(figure.axes) == 4
+    assert [ax.get_ylim() for ax in figure.axes[::2]] == [(0, 2)] * 2
+    assert tuple(figure.get_size_inches()) == (4, 6)
+    assert figure.axes[0].title.get_fontsize() == 7
+    assert dict(mpl.rcParams) == before
+    both, one = (mfrun.plot(diverging, style="alpha", **w) for w in ({}, {"widths": "10"}))
+    colour = {line.get_color() for line in one.axes[0].lines if line.get_marker() != "x"}
+    assert len(colour) == 1
+    assert colour < {line.get_color() for line in both.axes[0].lines}
+
+
+# -- gaps ------------------------------------------------------------------------------------------------------------
+
+
+def gap(replicates: int, mean: float, deviation: float) -> Gap:
+    """One step, replicates at ``mean`` with exactly this deviation."""
+    z = np.linspace(-1, 1, replicates) if replicates > 1 else np.zeros(1)
+    values = mean + (deviation * z / z.std(ddof=1) if replicates > 1 else z)
+    return Gap(10.0, pd.DataFrame([values], index=[1]), pd.Series([0.1], [1]), pd.Series([0.0], [1]))
+
+
+def test_one_replicate_says_nothing_about_chance() -> None:
+    one = gap(1, 0.5, 0.0)
+    assert one.mean_flagged() is None
+    assert one.noise().isna().all()
+    assert one.replicates_to_tell() is None
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(1.0, 0.5), (0.3, 1.0), (0.1, 1.0)])
+def test_as_many_replicates_as_are_said_to_tell_do(mean: float, deviation: float) -> None:
+    """With the deviation known and the gap what it looks like, that many are enough and fewer are not."""
+    wanted = gap(40_000, mean, deviation).replicates_to_tell()
+    assert wanted is not None
+    assert gap(wanted, mean, deviation).mean_flagged() is False
+    assert gap(max(2, int(0.85 * wanted)), mean, deviation).mean_flagged() is True
+
+
+def test_what_cannot_be_estimated_is_said_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("sweep", *SEVERAL, "widths=[3,10,30]", "steps=20", "dir=s") == 0
+    capsys.readouterr()
+    assert here("compare", "s", "--steps", "10,100000") == 0
+    out = capsys.readouterr().out
+    assert "mean cannot be estimated: with one replicate it is that of one network" in out
+    assert "? one replicate does not show the chance of the start" in out
+    assert "particles" not in out
+    # There is nothing to list beyond the end of a run.
+    assert out.splitlines()[3].split()[-1] == "-"
+    assert math.isnan(mfrun.compare("s", steps="10,100000")["gap_of_one_at_100000"].iloc[0])
