@@ -22,6 +22,9 @@ from mfrun.errors import ConfigError
 T = TypeVar("T")
 
 _COMPONENTS: dict[str, dict[str, Any]] = {}
+# What makes a component of a plain function, and what is asked of a class of the user's own; by kind.
+_OF_FUNCTIONS: dict[str, Callable[[Any, str], Any]] = {}
+_CHECKS: dict[str, Callable[[Any, str], None]] = {}
 _distrusted: set[str] = set()
 # Where each kind is defined; importing the modules fills its part of the table.
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -54,6 +57,26 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     def add(component: T) -> T:
         _COMPONENTS.setdefault(kind, {})[name] = component
         return component
+
+    return add
+
+
+def of_functions(kind: str) -> Callable[[T], T]:
+    """Decorator: a plain function of the user's own may stand for a component of this kind, through this."""
+
+    def add(adapter: T) -> T:
+        _OF_FUNCTIONS[kind] = adapter  # type: ignore[assignment]
+        return adapter
+
+    return add
+
+
+def checks(kind: str) -> Callable[[T], T]:
+    """Decorator: every class of the user's own of this kind is held to this when it is made."""
+
+    def add(check: T) -> T:
+        _CHECKS[kind] = check  # type: ignore[assignment]
+        return check
 
     return add
 
@@ -126,9 +149,17 @@ def create(kind: str, node: Mapping[str, Any], key: str) -> Any:
     if "name" not in node:
         raise ConfigError(f"{key}.name", "(missing)", f"names the {kind}")
     component = find(kind, node["name"], f"{key}.name")
+    if kind in _OF_FUNCTIONS and callable(component) and not isinstance(component, type):
+        keys = [k for k in node if k != "name"]
+        if keys:
+            raise ConfigError(f"{key}.{keys[0]}", node[keys[0]], "unknown key; a function has no keys")
+        return _OF_FUNCTIONS[kind](component, str(node["name"]))
     if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
         raise ConfigError(f"{key}.name", node["name"], "is no dataclass; its fields would be the keys")
-    return conform(component, {k: v for k, v in node.items() if k != "name"}, key)
+    made = conform(component, {k: v for k, v in node.items() if k != "name"}, key)
+    if ":" in str(node["name"]) and kind in _CHECKS:
+        _CHECKS[kind](made, str(node["name"]))
+    return made
 
 
 def conform(component: type[T], given: Mapping[str, Any], key: str) -> T:

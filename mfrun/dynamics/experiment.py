@@ -22,7 +22,7 @@ from mfrun.networks.network import Network
 from mfrun.networks.particles import Particles
 from mfrun.networks.products import Products
 from mfrun.networks.scaling import Scaling
-from mfrun.problems.losses import Loss
+from mfrun.problems.losses import Loss, refuse_unless_it_fits
 from mfrun.problems.problem import Problem
 from mfrun.problems.streams import Parallel, Stream
 from mfrun.registry import conform, create, distrust, find, names_in, reason
@@ -148,6 +148,8 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
         fitting = ", ".join(t.value for t in loss.tasks)
         why = f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels; it takes {fitting}"
         raise ConfigError("loss", cfg.loss["name"], why)
+    if ":" in cfg.loss["name"]:
+        refuse_unless_it_fits(loss, cfg.loss["name"], problem.task, problem.n_out)
     _try(test_functions, problem)
     return Experiment(cfg, problem, loss, schedule, test_functions, architecture, blueprint)
 

@@ -2,20 +2,23 @@
 
 ``forward`` writes sigma(h); ``backward`` writes g * sigma'(h), the product that every line of the scaled backward
 pass (Section 3.1) ends with. To add one: subclass :class:`Activation`, ``@register`` it, add
-``conf/activation/NAME.yaml``.
+``conf/activation/NAME.yaml``. A plain function, ``activation.name=torch.nn.functional:mish``, has its derivative taken
+by autograd.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mfrun.errors import ConfigError
-from mfrun.registry import register
+from mfrun.networks.entrywise import refuse_unless_entrywise
+from mfrun.registry import checks, of_functions, register
 
 _aten = torch.ops.aten
 _relu_backward = _aten.threshold_backward.grad_input
@@ -155,3 +158,55 @@ class Linear(Activation):
     def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
         if out is not g:
             out.copy_(g)
+
+
+@of_functions("activation")
+class OfFunction(Activation):
+    """A function of one array, which acts entry by entry; autograd takes its derivative.
+
+    Args:
+        function: sigma.
+        name: what it is called in the configuration.
+
+    Raises:
+        ConfigError: it fails, or does not act entry by entry.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], name: str) -> None:
+        self._function = function
+        h = torch.randn((3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        refuse_unless_entrywise("activation.name", name, function, (h,))
+
+    def forward(self, h: Tensor, out: Tensor) -> None:
+        out.copy_(self._function(h))
+
+    def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
+        with torch.enable_grad():
+            at = h.detach().requires_grad_()
+            (product,) = torch.autograd.grad(self._function(at), at, g)
+        out.copy_(product)
+
+
+@checks("activation")
+def refuse_wrong_derivative(activation: Activation, name: str) -> None:
+    """Hold the derivative of a class to differences of its values.
+
+    Raises:
+        ConfigError: they differ, by how much.
+    """
+    h = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul_(2)
+    step = 1e-6
+    try:
+        a, above, below, found = (torch.empty_like(h) for _ in range(4))
+        activation.forward(h, out=a)
+        activation.forward(h + step, out=above)
+        activation.forward(h - step, out=below)
+        activation.backward(torch.ones_like(h), h, a, out=found)
+    except Exception as error:  # It is the user's own code.
+        raise ConfigError("activation.name", name, f"fails ({type(error).__name__}: {error})") from error
+    true = (above - below) / (2 * step)
+    off = float((found - true).abs().max() / true.abs().max().clamp_min(1e-12))
+    if not off < 1e-5:
+        at = float(h[(found - true).abs().argmax()])
+        why = f"its backward is not the derivative of its forward: off by {off:.2g} of the largest, at h = {at:.3g}"
+        raise ConfigError("activation.name", name, why)

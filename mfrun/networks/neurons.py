@@ -15,7 +15,6 @@ knows its derivatives overrides ``forward`` and ``backward``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -24,7 +23,8 @@ from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.networks.activations import Activation
-from mfrun.registry import imported, reason, register
+from mfrun.networks.entrywise import refuse_unless_entrywise
+from mfrun.registry import imported, register
 
 # theta's q components, each (..., K, 1), beside pre-activations h (..., K, B).
 Theta = tuple[Tensor, ...]
@@ -231,29 +231,10 @@ class Function(Neuron):
         g = torch.Generator().manual_seed(0)
         theta = tuple(torch.randn((3, 1), generator=g, dtype=torch.float64) for _ in self.means)
         h = torch.randn((3, 4), generator=g, dtype=torch.float64)
-        refuse_unless_entrywise(self.function, lambda *at: self._function(at[:-1], at[-1]), (*theta, h))
+        refuse_unless_entrywise("function", self.function, lambda *at: self._function(at[:-1], at[-1]), (*theta, h))
 
     def value(self, sigma: Activation, theta: Theta, h: Tensor) -> Tensor:
         return self._function(theta, h)
-
-
-def refuse_unless_entrywise(name: str, function: Callable[..., Tensor], arrays: tuple[Tensor, ...]) -> None:
-    """Try a user's function and its derivatives on small arrays (3, 1) or (3, 4), together (3, 4).
-
-    Raises:
-        ConfigError: it fails, gives another shape, or an entry depends on more than the entries at its own place.
-    """
-    try:
-        whole, pull, *_ = torch.func.vjp(function, *arrays)
-        found = tuple(whole.shape)
-        pull(whole)
-        part = function(*(array[1:2, -1:] for array in arrays))
-    except Exception as error:  # It is the user's own code.
-        raise ConfigError("function", name, f"fails ({type(error).__name__}: {reason(error)})") from error
-    if found != (3, 4):
-        raise ConfigError("function", name, f"must act entry by entry; here {found} from (3, 4)")
-    if not torch.allclose(whole[1:2, -1:], part, equal_nan=True):
-        raise ConfigError("function", name, "must act entry by entry; here entries depend on one another")
 
 
 class Trained(Activation):

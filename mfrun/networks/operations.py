@@ -27,8 +27,8 @@ from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.networks.activations import Activation
+from mfrun.networks.entrywise import refuse_unless_entrywise
 from mfrun.networks.measures import Measure
-from mfrun.networks.neurons import refuse_unless_entrywise
 from mfrun.networks.products import Prepared, Products
 from mfrun.registry import find, imported, register
 
@@ -332,7 +332,7 @@ class Function(Pointwise):
         self._function: Callable[[Tensor, Tensor], Tensor] = imported(self.function, "function")
         g = torch.Generator().manual_seed(0)
         w, a = (torch.randn(shape, generator=g, dtype=torch.float64) for shape in ((3, 1), (3, 4)))
-        refuse_unless_entrywise(self.function, self._function, (w, a))
+        refuse_unless_entrywise("function", self.function, self._function, (w, a))
 
     def value(self, w: Tensor, a: Tensor) -> Tensor:
         return self._function(w, a)

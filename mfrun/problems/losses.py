@@ -1,11 +1,13 @@
 """Losses L(y, yhat): the value for each sample, and the derivative in yhat that drives the update.
 
-To add one: subclass :class:`Loss`, ``@register`` it, add ``conf/loss/NAME.yaml``.
+To add one: subclass :class:`Loss`, ``@register`` it, add ``conf/loss/NAME.yaml``. A plain function of (y, yhat),
+``loss.name=package.module:name``, has its derivative taken by autograd.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.problems.tasks import Task, of_true_class, one_hot, true_rows
-from mfrun.registry import register
+from mfrun.registry import of_functions, register
 
 
 class Loss(ABC):
@@ -100,3 +102,61 @@ class Huber(Loss):
 
     def gradient(self, y: Tensor, yhat: Tensor) -> Tensor:
         return torch.sub(yhat, one_hot(y, yhat)).clamp_(-self.delta, self.delta)
+
+
+@of_functions("loss")
+class OfFunction(Loss):
+    """A function of (y, yhat) that gives a number for each sample; autograd takes its derivative in yhat.
+
+    Args:
+        function: of labels as the task has them and outputs (S, n_out, B) or (n_out, B): values (S, B) or (B,).
+        name: what it is called in the configuration.
+    """
+
+    tasks = (Task.SIGN, Task.CLASSES, Task.REGRESSION)
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], name: str) -> None:
+        self._function, self._name = function, name
+
+    def value(self, y: Tensor, yhat: Tensor) -> Tensor:
+        values = self._function(y, yhat)
+        expected = (*yhat.shape[:-2], yhat.shape[-1])
+        if tuple(values.shape) != expected:
+            why = f"must return a number for each sample, {expected}, from yhat {tuple(yhat.shape)}"
+            raise ConfigError("loss.name", self._name, f"{why}; here {tuple(values.shape)}")
+        return values
+
+    def gradient(self, y: Tensor, yhat: Tensor) -> Tensor:
+        return _by_autograd(self, y, yhat)
+
+
+def _by_autograd(loss: Loss, y: Tensor, yhat: Tensor) -> Tensor:
+    with torch.enable_grad():
+        at = yhat.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss.value(y, at.clone()).sum(), at)
+    return gradient
+
+
+def refuse_unless_it_fits(loss: Loss, name: str, task: Task, n_out: int) -> None:
+    """Try a loss of the user's own on labels of the task, and hold a derivative of its own to autograd's.
+
+    Raises:
+        ConfigError: it fails, gives another shape, or the derivative is wrong, by how much.
+    """
+    g = torch.Generator().manual_seed(0)
+    yhat = torch.randn((2, n_out, 5), generator=g, dtype=torch.float64)
+    if task is Task.CLASSES:
+        y = torch.randint(n_out, (5,), generator=g)
+    else:
+        y = torch.randn((n_out, 5), generator=g, dtype=torch.float64)
+        y = y.sign() if task is Task.SIGN else y
+    try:
+        found, true = loss.gradient(y, yhat.clone()), _by_autograd(loss, y, yhat)
+    except ConfigError:
+        raise
+    except Exception as error:  # It is the user's own code.
+        why = f"fails on {task.value} labels ({type(error).__name__}: {str(error).splitlines()[0]})"
+        raise ConfigError("loss.name", name, why) from error
+    off = float((found - true).abs().max() / true.abs().max().clamp_min(1e-12))
+    if not off < 1e-6:
+        raise ConfigError("loss.name", name, f"its gradient is not the derivative of its value: off by {off:.2g}")

@@ -1,0 +1,157 @@
+"""Plain functions, and classes of the user's own: derivatives by autograd, wrong ones refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import ARRAYS, LIMIT, TINY, curves, here
+from formats import write_arrays
+
+from mfrun.networks.activations import OfFunction as ActivationOfFunction
+from mfrun.networks.activations import Tanh
+from mfrun.problems.losses import OfFunction as LossOfFunction
+from mfrun.problems.losses import Squared
+
+OWN = """\
+from dataclasses import dataclass
+
+import torch
+
+from mfrun.networks import Activation
+from mfrun.problems import Loss, Task
+
+
+def swish(h):
+    return h * torch.sigmoid(h)
+
+
+def squared(y, yhat):
+    return (yhat - y).square().sum(-2)
+
+
+def by_classes(y, yhat):
+    return torch.logsumexp(yhat, -2) - yhat.gather(-2, y.expand(*yhat.shape[:-2], 1, -1)).squeeze(-2)
+
+
+def averaged(y, yhat):
+    return (yhat - y).square().mean()
+
+
+def over_neurons(h):
+    return torch.softmax(h, -2)
+
+
+@dataclass
+class Doubled(Activation):
+    factor: float = 2.0
+
+    def forward(self, h, out):
+        torch.tanh(h, out=out)
+
+    def backward(self, g, h, a, out):
+        torch.mul(g, self.factor * (1 - a * a), out=out)
+
+
+@dataclass
+class Halved(Loss):
+    factor: float = 0.5
+    tasks = (Task.SIGN, Task.REGRESSION)
+
+    def value(self, y, yhat):
+        return (yhat - y).square().sum(-2)
+
+    def gradient(self, y, yhat):
+        return 2 * self.factor * (yhat - y)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of the user's own beside the program."""
+    (folder / "own_functions.py").write_text(OWN)
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.parametrize("stack", [(), (3,)])
+def test_the_derivative_of_a_function_is_autograd_s(stack: tuple[int, ...]) -> None:
+    h, g = torch.randn(*stack, 4, 5, dtype=torch.float64), torch.randn(*stack, 4, 5, dtype=torch.float64)
+    mine, theirs = ActivationOfFunction(torch.tanh, "tanh"), Tanh()
+    a, b = torch.empty_like(h), torch.empty_like(h)
+    mine.forward(h, out=a)
+    theirs.forward(h, out=b)
+    torch.testing.assert_close(a, b)
+    x, y = g.clone(), torch.empty_like(h)
+    mine.backward(x, h, a, out=x)
+    theirs.backward(g, h, b, out=y)
+    torch.testing.assert_close(x, y)
+
+
+def test_a_loss_of_a_function_is_the_class_s() -> None:
+    y, yhat = torch.randn(2, 5, dtype=torch.float64), torch.randn(3, 2, 5, dtype=torch.float64)
+    mine, theirs = LossOfFunction(lambda y, yhat: (y - yhat).square().sum(-2), "mine"), Squared()
+    torch.testing.assert_close(mine.value(y, yhat), theirs.value(y, yhat))
+    torch.testing.assert_close(mine.gradient(y, yhat), theirs.gradient(y, yhat))
+
+
+@pytest.mark.parametrize("width", ["5", "inf"])
+def test_curves_of_functions_are_those_of_the_classes(width: str) -> None:
+    """float64: silu and the squared loss, once as they come and once as functions."""
+    words = [*TINY, f"width={width}", *LIMIT, "steps=30", "dtype=float64", "alpha=0.1"]
+    assert here("train", *words, "activation=silu", "dir=a") == 0
+    own = ["activation.name=own_functions:swish", "loss.name=own_functions:squared"]
+    assert here("train", *words, *own, "dir=b") == 0
+    for x, y in zip(curves("a"), curves("b"), strict=True):
+        assert {k: float(v) for k, v in x.items()} == pytest.approx({k: float(v) for k, v in y.items()}, rel=1e-6)
+
+
+def test_torch_s_own_functions_and_a_loss_of_classes() -> None:
+    assert here("train", *TINY, "steps=10", "activation.name=torch.nn.functional:mish", "dir=a") == 0
+    write_arrays(Path("a.npz"))
+    assert here("train", *ARRAYS, "steps=20", "dir=b") == 0
+    assert here("train", *ARRAYS, "steps=20", "loss.name=own_functions:by_classes", "dir=c") == 0
+    for x, y in zip(curves("b"), curves("c"), strict=True):
+        assert {k: float(v) for k, v in x.items()} == pytest.approx({k: float(v) for k, v in y.items()}, rel=1e-4)
+
+
+def test_a_class_with_the_right_derivative_trains() -> None:
+    words = ["activation=tanh", "activation.name=own_functions:Doubled", "+activation.factor=1.0"]
+    assert here("train", *TINY, "steps=10", *words, "dir=a") == 0
+    assert here("train", *TINY, "steps=10", "activation=tanh", "dir=b") == 0
+    assert curves("a") == curves("b")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("activation.name=own_functions:Doubled", "its backward is not the derivative of its forward: off by 1 of the"),
+        ("activation.name=own_functions:over_neurons", "must act entry by entry; here entries depend on one another"),
+        ("activation.name=torch:zeros", "fails (TypeError"),
+        ("activation.name=torch:tanh +activation.slope=2", "activation.slope=2: unknown key; a function has no keys"),
+        ("loss.name=own_functions:Halved", "its gradient is not the derivative of its value: off by 0.5"),
+        (
+            "loss.name=own_functions:averaged",
+            "must return a number for each sample, (2, 5), from yhat (2, 1, 5); here ",
+        ),
+        ("loss.name=own_functions:by_classes", "fails on sign labels (RuntimeError"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_a_line(words: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, *words.split(), "dir=a") == 2
+    err = capfd.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not Path("a").exists()
+
+
+def test_functions_are_differentiated_where_no_gradient_is_wanted() -> None:
+    """The program trains without torch's own gradients, and so do these."""
+    with torch.no_grad():
+        h = torch.linspace(-2, 2, 9)
+        out = torch.empty_like(h)
+        ActivationOfFunction(F.mish, "mish").backward(torch.ones_like(h), h, h, out=out)
+    at = h.clone().requires_grad_()
+    F.mish(at).sum().backward()
+    torch.testing.assert_close(out, at.grad)
