@@ -146,7 +146,8 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
         schedule = _scaled(schedule, blueprint, architecture)
     if problem.task not in loss.tasks:
         fitting = ", ".join(t.value for t in loss.tasks)
-        why = f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels; it takes {fitting}"
+        said = " (dataset.task)" if "task" in cfg.dataset else ""
+        why = f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels{said}; it takes {fitting}"
         raise ConfigError("loss", cfg.loss["name"], why)
     if ":" in cfg.loss["name"]:
         refuse_unless_it_fits(loss, cfg.loss["name"], problem.task, problem.n_out)

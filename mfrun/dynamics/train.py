@@ -54,7 +54,7 @@ def train(
     try:
         if run.exists() and not begun:  # Another process has begun it since, and ended it, or it would have the lock.
             raise UserError(f"dir={run.path}: another process has just begun a run in this folder")
-        run.create(content)
+        run.create(content, experiment.problem.classes)
         if label is None:
             say(f"mfrun: writes to {run.path}")
         return _Loop(experiment, run, label or f"n={width_label(cfg.width)}").go()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Problem(ABC):
         task: the kind of labels.
         splits: names of the evaluated sets; the last one also gives the pre-activation statistics.
         image: (H, W, C), where a sample is an image, flattened in this order; else None.
+        classes: what the classes 0 .. C - 1 are called in the data, where that is known.
     """
 
     d: int
@@ -33,7 +35,7 @@ class Problem(ABC):
     task: Task
     splits: tuple[str, ...]
     image: tuple[int, int, int] | None = None
-
+    classes: list[Any] | None = None
     dtype: torch.dtype
     device: torch.device
 
@@ -109,6 +111,8 @@ class FiniteProblem(Problem):
         dtype: of the batches.
         device: where everything lives.
         image: (H, W, C), where x is an image.
+        standardize: shift and scale every input to mean 0 and deviation 1 over the training set; one that is the same
+            for all samples is only shifted.
     """
 
     splits = ("train", "test")
@@ -121,13 +125,28 @@ class FiniteProblem(Problem):
         dtype: torch.dtype,
         device: torch.device,
         image: tuple[int, int, int] | None = None,
+        standardize: bool = False,
     ) -> None:
         self.task, self.n_out, self.dtype, self.device, self.image = task, n_out, dtype, device, image
-        self.data = {}
+        self.data, self._standard = {}, None
+        if standardize:
+            train = scaled(data["train"][0], torch.float64)
+            deviation = train.std(0, correction=0)
+            self._standard = (train.mean(0), torch.where(deviation > 0, deviation, 1.0))
+            data = {s: (self._standardized(scaled(x, torch.float64)).to(dtype), y) for s, (x, y) in data.items()}
         for split, (x, y) in data.items():
             y = y if y.dtype == torch.int64 else y.to(dtype)
             self.data[split] = (x.to(device).contiguous(), y.to(device))
         self.d = self.data["train"][0].shape[1]
+
+    def _standardized(self, x: Tensor) -> Tensor:
+        if self._standard is None:
+            return x
+        mean, deviation = (array.to(x.device, x.dtype) for array in self._standard)
+        return (x - mean) / deviation
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return self._standardized(super().inputs(x))
 
     def gather(self, index: Tensor, split: str = "train") -> Batch:
         """The samples of the given indices: pixels 0..255 become -1..1, labels become columns."""

@@ -6,6 +6,7 @@
     state-00001000.json          its commit: step, checksum; written last, so that it never names an incomplete file.
                                  The newest two states stay, and those that keep_checkpoints names
     status.json                  running, finished, diverged, interrupted or failed; step, speed
+    classes.json                 what the classes 0, 1, ... are called, where the data have other names
     run.lock                     held by the process that trains
     sweep.yaml, sweep.lock       in the folder above, where the run is part of a sweep: what was asked for, and its lock
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 STATUS = "status.json"
+CLASSES = "classes.json"
 LOCK = "run.lock"
 SWEEP = "sweep.yaml"
 SWEEP_LOCK = "sweep.lock"
@@ -67,9 +69,11 @@ class RunDirectory:
         """Whether a run has been started here."""
         return (self.path / CONFIG).is_file()
 
-    def create(self, config: dict[str, Any]) -> None:
-        """Make the folder and write the configuration."""
+    def create(self, config: dict[str, Any], classes: list[Any] | None = None) -> None:
+        """Make the folder and write the configuration, and what the classes 0 .. C - 1 are called."""
         self.path.mkdir(parents=True, exist_ok=True)
+        if classes is not None and classes != list(range(len(classes))):
+            write_atomically(self.path / CLASSES, json.dumps(dict(enumerate(classes)), indent=1))
         write_atomically(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
 
     def lock(self) -> None:

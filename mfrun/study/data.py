@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mfrun import config
 from mfrun.errors import UserError
@@ -84,13 +85,13 @@ def table(problem: Problem) -> str:
     if not isinstance(problem, FiniteProblem):
         return f"{title}; samples are drawn as they are needed"
     rows = [
-        {"split": split, "samples": len(y), **_spread(y, problem.task, problem.n_out)}
+        {"split": split, "samples": len(y), **_spread(y, problem.task, problem.classes or range(problem.n_out))}
         for split, (_, y) in problem.data.items()
     ]
     return f"{title}\n{pd.DataFrame(rows).to_string(index=False)}"
 
 
-def _spread(y: Tensor, task: object, n_out: int) -> dict[str, object]:
+def _spread(y: Tensor, task: object, names: Sequence[Any]) -> dict[str, object]:
     """Samples of each label, or where the targets lie."""
     from mfrun.problems.tasks import Task
 
@@ -98,7 +99,7 @@ def _spread(y: Tensor, task: object, n_out: int) -> dict[str, object]:
         return {"mean": f"{y.mean():.4g}", "std": f"{y.std():.4g}", "min": f"{y.min():.4g}", "max": f"{y.max():.4g}"}
     if task is Task.SIGN:
         return {"y=-1": int((y < 0).sum()), "y=+1": int((y > 0).sum())}
-    counts = y.bincount(minlength=n_out)
-    if n_out > SHOWN:
+    counts = y.bincount(minlength=len(names))
+    if len(names) > SHOWN:
         return {"smallest class": int(counts.min()), "largest class": int(counts.max())}
-    return {f"y={label}": int(count) for label, count in enumerate(counts)}
+    return {f"y={names[label]}": int(count) for label, count in enumerate(counts)}

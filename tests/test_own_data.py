@@ -1,0 +1,185 @@
+"""Data as people have them: tables, labels of any kind, no test set, inputs of any size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import TINY, curves, here
+
+import mfrun
+from mfrun.errors import ConfigError
+from mfrun.problems.arrays import Arrays
+from mfrun.problems.problem import FiniteProblem
+from mfrun.problems.tasks import Task
+
+FITS = ["threads=1", "width=4", "depth=3", "batch=6", "steps=20", "dataset=arrays"]
+
+
+def load(**keys: object) -> FiniteProblem:
+    problem = Arrays(**keys).load(torch.float64, torch.device("cpu"))  # type: ignore[arg-type]
+    assert isinstance(problem, FiniteProblem)
+    return problem
+
+
+def table(count: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(count, 3)) * [1, 10, 100] + [0, 5, -50], columns=["a", "b", "c"])
+    frame["kind"] = np.where(frame["a"] > 0, "dog", "cat")
+    frame["score"] = frame["a"] - 0.1 * frame["b"]
+    return frame
+
+
+@pytest.mark.parametrize(("file", "sep"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_a_table_trains(file: str, sep: str, capfd: pytest.CaptureFixture[str]) -> None:
+    frame = table()
+    frame.drop(columns="score").to_csv(file, index=False, sep=sep)
+    words = [f"dataset.path={file}", "dataset.target=kind", "dataset.test_fraction=0.25", "loss=cross_entropy"]
+    assert here("train", *FITS, *words, "dir=r") == 0
+    assert json.loads(Path("r/classes.json").read_text()) == {"0": "cat", "1": "dog"}
+    capfd.readouterr()
+    assert here("data", "arrays", *words[:3]) == 0
+    out = capfd.readouterr().out
+    assert "d = 3, classes labels, 2 classes" in out
+    assert "y=cat" in out
+    assert "y=dog" in out
+    problem = load(path=file, target="kind", test_fraction=0.25)
+    assert [len(y) for _, y in problem.data.values()] == [30, 10]
+    assert problem.classes == ["cat", "dog"]
+    for x, y in problem.data.values():
+        assert ((x[:, 0] > 0).long() == y).all()
+
+
+def test_a_parquet_table_is_the_csv_s() -> None:
+    pytest.importorskip("pyarrow")
+    table().to_csv("t.csv", index=False)
+    pd.read_csv("t.csv").to_parquet("t.parquet")
+    one, other = (load(path=f, target="score,a", test_fraction=0.5) for f in ("t.csv", "t.parquet"))
+    for split in ("train", "test"):
+        for x, y in zip(one.data[split], other.data[split], strict=True):
+            torch.testing.assert_close(x, y)
+
+
+def test_several_targets_of_a_table() -> None:
+    table().drop(columns="kind").to_csv("t.csv", index=False)
+    problem = load(path="t.csv", target="score, c", test_fraction=0.5)
+    assert (problem.task, problem.n_out, problem.d) == (Task.REGRESSION, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "classes"),
+    [
+        ([0, 5, 1000, 5], Task.CLASSES, [0, 5, 1000]),
+        ([-3, 7, -3, 7], Task.CLASSES, [-3, 7]),
+        (["b", "a", "c", "a"], Task.CLASSES, ["a", "b", "c"]),
+        ([-1.0, 1.0, 1.0, -1.0], Task.SIGN, None),
+        ([-1, 1, 1, -1], Task.SIGN, None),
+        ([0.5, 1.0, 2.0, 3.0], Task.REGRESSION, None),
+        ([True, False, True, False], Task.CLASSES, [0, 1]),
+    ],
+)
+def test_labels_as_they_come(labels: list[object], task: Task, classes: list[object] | None) -> None:
+    x = np.arange(8.0).reshape(4, 2)
+    np.savez("a.npz", x_train=x, y_train=labels, x_test=x, y_test=labels)
+    problem = load(path="a.npz")
+    assert (problem.task, problem.classes) == (task, classes)
+    _, y = problem.data["train"]
+    if classes is not None:
+        assert problem.n_out == len(classes)
+        assert [classes[int(k)] for k in y] == labels
+    else:
+        assert y[:, 0].tolist() == labels
+
+
+def test_a_test_set_is_drawn_once_and_is_apart() -> None:
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
+    np.savez("a.npz", x=x, y=y)
+    first, again = (load(path="a.npz", test_fraction=0.3).data for _ in range(2))
+    rows = {split: set(first[split][0][:, 0].tolist()) for split in first}
+    assert (len(rows["train"]), len(rows["test"])) == (14, 6)
+    assert not rows["train"] & rows["test"]
+    assert all(torch.equal(first[s][0], again[s][0]) for s in first)
+
+
+def test_standardized_inputs_train_and_predict() -> None:
+    """Mean 0 and deviation 1 over the training set, the same shift for the test set, and for inputs of one's own."""
+    frame = table().drop(columns="kind")
+    frame["same"] = 3.0
+    frame.to_csv("t.csv", index=False)
+    problem = load(path="t.csv", target="score", test_fraction=0.25, standardize=True)
+    x = problem.data["train"][0]
+    torch.testing.assert_close(x.mean(0), torch.zeros(4, dtype=x.dtype), atol=1e-12, rtol=0)
+    torch.testing.assert_close(x.std(0, correction=0), torch.tensor([1.0, 1, 1, 0], dtype=x.dtype))
+    raw = load(path="t.csv", target="score", test_fraction=0.25)
+    for split in ("train", "test"):
+        torch.testing.assert_close(problem.inputs(raw.data[split][0]), problem.data[split][0])
+    words = ["dataset.path=t.csv", "dataset.target=score", "dataset.test_fraction=0.25", "dataset.standardize=true"]
+    assert here("train", *FITS, *words, "loss=squared", "dir=r") == 0
+    run = mfrun.load("r")
+    assert isinstance(run, mfrun.Run)
+    yhat = run.predict(raw.data["test"][0].numpy()).yhat[0, :, 0]
+    loss = float(((yhat - raw.data["test"][1][:, 0].numpy()) ** 2).mean())
+    assert run.frame["test_loss"].iloc[-1] == pytest.approx(loss, rel=1e-4)
+
+
+def test_arrays_of_pixels_are_standardized_too() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (30, 4), dtype=np.uint8)
+    np.savez("a.npz", x=x, y=np.arange(30) % 2)
+    problem = load(path="a.npz", test_fraction=0.5, standardize=True)
+    torch.testing.assert_close(problem.data["train"][0].std(0, correction=0), torch.ones(4, dtype=torch.float64))
+
+
+REFUSED = {
+    "no target": ({"path": "t.csv"}, "target='': names the labels' column, one of a, b, c, kind, score"),
+    "another target": ({"path": "t.csv", "target": "label"}, "target=label: names the labels' column, one of a, b,"),
+    "texts": ({"path": "t.csv", "target": "score"}, "path=t.csv: column kind holds no numbers; inputs are numbers"),
+    "no test set": ({"path": "n.csv", "target": "score"}, "path=n.csv: the file has no x_test, y_test; dataset.test_f"),
+    "empty cells": ({"path": "e.csv", "target": "score", "test_fraction": 0.5}, "path=e.csv: column b has empty cells"),
+    "a target of arrays": ({"path": "a.npz", "target": "y"}, "target=y: names a column of a .csv or .parquet"),
+    "two test sets": ({"path": "a.npz", "test_fraction": 0.5}, "test_fraction=0.5: the file has a test set of its own"),
+    "nothing left": ({"path": "n.csv", "target": "score", "test_fraction": 0.001}, "leaves an empty set of 40 samples"),
+    "a share": ({"path": "n.csv", "test_fraction": 1.0}, "test_fraction=1.0: a fraction of the samples lies in"),
+    "not a table": ({"path": "x.parquet", "target": "y"}, "path=x.parquet: "),
+}
+
+
+@pytest.mark.parametrize(("keys", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(keys: dict[str, object], message: str) -> None:
+    table().to_csv("t.csv", index=False)
+    numbers = table().drop(columns="kind")
+    numbers.to_csv("n.csv", index=False)
+    numbers.loc[3, "b"] = np.nan
+    numbers.to_csv("e.csv", index=False)
+    Path("x.parquet").write_text("no table")
+    x, y = np.zeros((4, 2)), np.arange(4) % 2
+    np.savez("a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(ConfigError) as error:
+        load(**keys)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_does_not_fit_names_the_key_of_the_labels(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    table().drop(columns="kind").to_csv("t.csv", index=False)
+    words = ["dataset.path=t.csv", "dataset.target=score", "dataset.test_fraction=0.5", "loss=cross_entropy"]
+    assert here("train", *FITS, *words, "dir=r") == 2
+    assert "does not fit arrays's regression labels (dataset.task); it takes classes" in capfd.readouterr().err
+
+
+def test_numbered_classes_are_no_other_run(capfd: pytest.CaptureFixture[str]) -> None:
+    """Labels 0, 5, 1000 train as 0, 1, 2 do."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 3)), np.arange(30) % 3
+    for name, labels in {"a": y, "b": np.array([0, 5, 1000])[y]}.items():
+        np.savez(f"{name}.npz", x_train=x, y_train=labels, x_test=x, y_test=labels)
+        words = [*TINY[:1], *FITS[1:], f"dataset.path={name}.npz", "loss=cross_entropy", f"dir={name}"]
+        assert here("train", *words) == 0
+    assert curves("a") == curves("b")
+    assert not Path("a/classes.json").exists()
