@@ -28,7 +28,12 @@ _CHECKS: dict[str, Callable[[Any, str], None]] = {}
 _distrusted: set[str] = set()
 # Where each kind is defined; importing the modules fills its part of the table.
 _HOMES: dict[str, tuple[str, ...]] = {
-    "dataset": ("mfrun.problems.datasets", "mfrun.problems.arrays", "mfrun.problems.features"),
+    "dataset": (
+        "mfrun.problems.datasets",
+        "mfrun.problems.arrays",
+        "mfrun.problems.features",
+        "mfrun.dynamics.teacher",
+    ),
     "loss": ("mfrun.problems.losses",),
     "test_function": ("mfrun.problems.observables",),
     "architecture": ("mfrun.networks.fully_connected", "mfrun.networks.cnn"),

@@ -79,9 +79,18 @@ class Evaluation:
 
 
 class PopulationProblem(Problem):
-    """Samples that can be drawn without end, with labels -1 and +1."""
+    """Samples that can be drawn without end.
 
-    n_out, task, splits = 1, Task.SIGN, ("population",)
+    Args:
+        draw: (generator, count) -> x (count, d) and y: signs (count,), targets (count, m), or classes (count,), int64.
+        d: dimension.
+        dtype: of the batches.
+        device: where they are needed.
+        task: the kind of labels.
+        n_out: outputs that the labels ask for.
+    """
+
+    splits = ("population",)
 
     def __init__(
         self,
@@ -89,16 +98,19 @@ class PopulationProblem(Problem):
         d: int,
         dtype: torch.dtype,
         device: torch.device,
+        task: Task = Task.SIGN,
+        n_out: int = 1,
     ) -> None:
-        self.draw, self.d, self.dtype, self.device = draw, d, dtype, device
+        self.draw, self.d, self.dtype, self.device, self.task, self.n_out = draw, d, dtype, device, task, n_out
 
     def stream(self, seed: int, batch: int, order: str) -> Stream:
         return Fresh(self.draw, batch, seed, self.dtype, self.device)
 
     def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
         x, y = self.draw(generator("evaluation", seed), samples)
-        x, y = x.to(self.device, self.dtype), y.to(self.device, self.dtype)
-        return {"population": Evaluation(samples, lambda i, j: (x[i:j], y[None, i:j]))}
+        x, y = x.to(self.device, self.dtype), y.to(self.device)
+        columns = y if y.dtype == torch.int64 else y.to(self.dtype).view(samples, -1).T
+        return {"population": Evaluation(samples, lambda i, j: (x[i:j], columns[..., i:j]))}
 
 
 class FiniteProblem(Problem):

@@ -82,7 +82,7 @@ class BlockStream(Stream):
 
 
 class Fresh(BlockStream):
-    """New samples at every step from ``draw(generator, count) -> (x (count, d), y (1, count))``."""
+    """New samples at every step from ``draw(generator, count) -> (x (count, d), y (count, ...))``."""
 
     def __init__(
         self,
@@ -97,8 +97,11 @@ class Fresh(BlockStream):
 
     def _draw(self, block: int) -> tuple[Tensor, ...]:
         x, y = self.draw(generator("samples", self.seed, block), BLOCK * self.size)
-        # A batch's labels are contiguous, too: (BLOCK, 1, B).
-        return x.view(BLOCK, self.size, -1).to(self.dtype), y.view(BLOCK, 1, self.size).to(self.dtype)
+        x = x.view(BLOCK, self.size, -1).to(self.dtype)
+        if y.dtype == torch.int64:
+            return x, y.view(BLOCK, self.size)
+        # A batch's labels are contiguous, too: (BLOCK, m, B).
+        return x, y.view(BLOCK, self.size, -1).mT.contiguous().to(self.dtype)
 
     def _cut(self, *parts: Tensor) -> Batch:
         x, y = parts
