@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from mfrun.errors import UserError
 from mfrun.study import style
-from mfrun.study.convergence import Fit, Study, rms, study, table
+from mfrun.study.convergence import BOOTSTRAPPED, Fit, Study, rms, study, table
 from mfrun.study.curves import choose_metrics, describe, load, title
 
 
@@ -118,8 +118,8 @@ def text(studies: list[Study], steps: list[int]) -> str:
 
 
 def _enough(s: Study) -> list[str]:
-    """How many replicates would tell the starred gaps of the mean from noise, as far as these can say."""
-    found = [(g.width, g.replicates_to_tell()) for g in s.gaps if g.mean_flagged()]
+    """How many replicates would tell the starred gaps of the mean from noise, as far as two or three can say."""
+    found = [(g.width, g.replicates_to_tell()) for g in s.gaps if g.mean_flagged() and g.replicates < BOOTSTRAPPED]
     wanted = [f"{count} at n = {int(width)}" for width, count in found if count is not None]
     if not wanted:
         return []

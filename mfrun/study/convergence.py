@@ -24,8 +24,8 @@ from mfrun.errors import UserError
 from mfrun.study.curves import Curve
 from mfrun.study.power_law import power_law
 
-# Of the bootstrap over replicates.
-RESAMPLES = 2000
+# Of the bootstrap over replicates, and how many of them it takes.
+RESAMPLES, BOOTSTRAPPED = 2000, 4
 
 
 @dataclass
@@ -193,7 +193,9 @@ def _fit_of_mean(gaps: list[Gap]) -> Fit:
     """The rate of the mean's gap, where it is more than the chance of the start."""
     if all(g.replicates == 1 for g in gaps):
         return Fit(why="with one replicate it is that of one network")
-    if sum(g.mean_flagged() is False for g in gaps) < 2:
+    # A bootstrap says in its interval what is not known; fewer replicates than it needs do not.
+    few = min(g.replicates for g in gaps) < BOOTSTRAPPED
+    if few and sum(g.mean_flagged() is False for g in gaps) < 2:
         return Fit(why="fewer than two widths have a gap above the noise")
     return fit(gaps, _mean_over_run)
 
@@ -213,7 +215,7 @@ def fit(gaps: list[Gap], measure: Callable[[np.ndarray], float]) -> Fit:
         return Fit(why="a gap is 0")
     law = power_law(n.tolist(), values.tolist())
     result = Fit(rate=-law.exponent, C=law.C)
-    if min(g.replicates for g in gaps) >= 4:
+    if min(g.replicates for g in gaps) >= BOOTSTRAPPED:
         rng = np.random.default_rng(0)
         slopes = []
         for _ in range(RESAMPLES):
