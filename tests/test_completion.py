@@ -59,6 +59,7 @@ def test_commands_and_keys() -> None:
         "check",
         "status",
         "export",
+        "report",
         "data",
         "completion",
     }

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mfrun.runs.directory import RunDirectory, find_runs, newest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(args: argparse.Namespace) -> int:
@@ -20,8 +24,8 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def table(runs: Iterable[RunDirectory]) -> str:
-    """One line for each run: state, step, the latest losses and errors, speed."""
+def summary(runs: Iterable[RunDirectory]) -> pd.DataFrame:
+    """A row for each run: state, step, the latest losses and errors, speed; as text."""
     # Half a second, and a mistyped folder has been answered by now.
     import pandas as pd
 
@@ -37,7 +41,12 @@ def table(runs: Iterable[RunDirectory]) -> str:
         if "wall_seconds" in status:
             row["time"] = duration(status["wall_seconds"])
         rows.append(row)
-    frame = pd.DataFrame(rows).fillna("-")
+    return pd.DataFrame(rows).fillna("-")
+
+
+def table(runs: Iterable[RunDirectory]) -> str:
+    """The same for a terminal."""
+    frame = summary(runs)
     # Runs of one folder share their beginning; it is said once.
     parents = {str(run.path.parent) for run in map(RunDirectory, frame["run"])}
     if len(parents) == 1 and len(frame) > 1:

@@ -115,3 +115,17 @@ def export() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE", help=".csv or .parquet (named after the folder, in it)")
     p.add_argument("--format", choices=("csv", "parquet"), default="csv", help="where --out is not given (csv)")
     return p
+
+
+def report() -> argparse.ArgumentParser:
+    """Those of ``mfrun report``."""
+    p = argparse.ArgumentParser(
+        "mfrun report",
+        description="One HTML file about a sweep, to be opened anywhere: curves to hover over, the distance to the "
+        "limit in words, table and picture, the settings, and the commands that repeat it.",
+    )
+    p.add_argument("path", nargs="?", type=_folder, metavar="RUN_OR_SWEEP", help="folder of a run or sweep")
+    p.add_argument("--latest", action="store_true", help="the newest run or sweep below outputs/")
+    p.add_argument("--metrics", help="comma-separated columns of metrics.csv; losses and errors by default")
+    p.add_argument("--out", metavar="FILE", help="(report.html in the folder)")
+    return p

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mfrun.errors import UserError
 from mfrun.study import style
@@ -29,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     measured.table.to_csv(out / "compare.csv", index=False)
     print(text(measured.studies, measured.steps))
-    _figure(measured.studies, out / f"compare.{args.format}")
+    style.save(figure(measured.studies), out / f"compare.{args.format}")
     print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
     return 0
 
@@ -153,9 +154,9 @@ def _numbers(option: str, text: str | None) -> list[float]:
 
 
 @style.styled
-def _figure(studies: list[Study], file: Path) -> None:
+def figure(studies: list[Study]) -> Figure:
     """A row for each setting and metric: gap over the run, gap against n, horizon against n."""
-    figure, axes = style.panels(len(studies), 3, width=3.3, height=2.6)
+    picture, axes = style.panels(len(studies), 3, width=3.3, height=2.6)
     colours = style.colours([g.width for s in studies for g in s.gaps])
     for row, s in zip(axes, studies, strict=True):
         for g in s.gaps:
@@ -176,8 +177,8 @@ def _figure(studies: list[Study], file: Path) -> None:
             row[0].set_ylabel(describe(s.setting), fontsize=8)
     # One legend for the curves of all rows, beside them: inside, it would hide some.
     entries = {label: line for row in axes for line, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
-    figure.legend(list(entries.values()), list(entries), loc="outside right center")
-    style.save(figure, file)
+    picture.legend(list(entries.values()), list(entries), loc="outside right center")
+    return picture
 
 
 def _positive(ax: Axes, values: pd.Series, **look: Any) -> None:
