@@ -170,3 +170,28 @@ def test_what_cannot_be_estimated_is_said_with_its_reason(capsys: pytest.Capture
     # There is nothing to list beyond the end of a run.
     assert out.splitlines()[3].split()[-1] == "-"
     assert math.isnan(mfrun.compare("s", steps="10,100000")["gap_of_one_at_100000"].iloc[0])
+
+
+# -- files of one's own ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("depth: two", "depth: two: must be a whole number"),
+        ("depht: 3", "depht: unknown key; did you mean depth?"),
+        ("init:\n  tau2: high", "init.tau2: high: must be a number"),
+        ("defaults:\n  - override /activation: relo", "activation: relo: there is no such file; one of erf, gelu, "),
+        ("depth: [1", "line 3: not YAML"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_an_error_in_a_file_names_file_key_and_value(
+    command: str, content: str, message: str, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    Path("mine/figure").mkdir(parents=True)
+    Path("mine/figure/own.yaml").write_text(f"# @package _global_\n{content}\n")
+    assert here(command, "--config-dir", "mine", "figure=own", "alpha=0.1", "dir=r") == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"mfrun: {folder / 'mine' / 'figure' / 'own.yaml'}: {message}")
+    assert len(err.splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -190,8 +191,8 @@ def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]
     groups = [commandline.line(o) for o in parsed if _options(o.key_or_group, name, tuple(extra))]
     try:
         base = hydra.compose(name, overrides=[*groups, *extra])
-    except (HydraException, OmegaConfBaseException):
-        return UserError(_root_reason(error))
+    except (HydraException, OmegaConfBaseException) as own:
+        return UserError(_in_a_file(own, groups, name, extra))
     for o in parsed:
         said = commandline.line(o)
         try:
@@ -210,6 +211,36 @@ def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]
                     return UserError(f"{said}: unknown key; {ELSEWHERE[last]}")
             return UserError(f"{said}: unknown key; {here}{suggest(last, known)}")
     return UserError(_root_reason(error))
+
+
+def _in_a_file(error: Exception, groups: list[str], name: str, extra: list[str]) -> str:
+    """What is wrong in a YAML file that the command line has chosen, by file, key and value."""
+    text = str(error)
+    found = re.match(r"In '([^']+)'", text)
+    file = found[1] if found else name
+    if file == name:
+        # Hydra names the file that it started from; the one to blame is an option that cannot be composed by itself.
+        for group in groups:
+            try:
+                hydra.compose(name, overrides=[group, *extra])
+            except (HydraException, OmegaConfBaseException):
+                file = group.replace("=", "/", 1)
+    folders = [Path(word.split("file://")[1].rstrip("]'")) for word in extra] + [config.conf_dir()]
+    paths = [folder / f"{file}.yaml" for folder in folders]
+    place = str(next((path for path in paths if path.is_file()), f"{file}.yaml"))
+    lost = re.search(r"Could not find '([^']+)'", text)
+    if lost:
+        group, _, option = lost[1].rpartition("/")
+        known = _options(group, name, tuple(extra))
+        choice = f"; one of {', '.join(known)}{suggest(option, known)}" if known else ""
+        return f"{place}: {group}: {option}: there is no such file{choice}"
+    key, value = re.search(r"full_key: (\S+)", text), re.search(r"Value '(.*?)' of type", text)
+    if key is None:
+        return f"{place}: {_root_reason(error)}"
+    if re.search(r"Key '[^']+' (is )?not in", text):
+        return f"{place}: {key[1]}: unknown key{suggest(key[1], sorted(commandline.KEYS))}"
+    shown = f"{key[1]}: {value[1]}" if value else key[1]
+    return f"{place}: {shown}: {reason(Exception(text))}"
 
 
 def _root_reason(error: BaseException) -> str:
