@@ -90,7 +90,7 @@ def test_train() -> None:
     assert re.search(r"^ *r +finished +120/120 ", out, re.MULTILINE)
     names = {p.name for p in Path("r").iterdir()}
     assert names == {
-        ".hydra", "config.yaml", "metrics.csv", "run.lock", "status.json",
+        ".hydra", "config.yaml", "metrics.csv", "run.lock", "run.log", "status.json",
         "state-00000120.json", "state-00000120.safetensors", "state-00000100.json", "state-00000100.safetensors",
     }  # fmt: skip
     table = rows("r")

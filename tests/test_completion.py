@@ -157,3 +157,15 @@ def test_other_shells(capsys: pytest.CaptureFixture[str], shell: str) -> None:
     assert completion.main([shell]) == 0
     script = capsys.readouterr().out
     assert "mfrun _complete" in script
+
+
+def test_choices_and_files_of_one_s_own(tmp_path: Path) -> None:
+    assert completion.candidates("mfrun train sampling=", COMMANDS) == ["sampling=iid", "sampling=epochs"]
+    assert completion.candidates("mfrun sweep dtype=float32,f", COMMANDS) == [
+        "dtype=float32,float32",
+        "dtype=float32,float64",
+    ]
+    (tmp_path / "figure").mkdir()
+    (tmp_path / "figure" / "my_own.yaml").write_text("# @package _global_\nwidth: 4\n")
+    for flag in (f"--config-dir {tmp_path}", f"--config-dir={tmp_path}"):
+        assert "figure=my_own" in completion.candidates(f"mfrun train {flag} figure=my", COMMANDS)

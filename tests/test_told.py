@@ -51,6 +51,17 @@ def test_the_command_that_goes_on_is_printed(command: str) -> None:
     assert curves(run) == curves("straight")
 
 
+def test_the_log_of_a_run_says_what_happened_to_it() -> None:
+    assert here("train", *TINY, "steps=20", "budget=0.5", "dir=r") == 0
+    assert here("train", "dir=r", "resume=true", "budget=1") == 0
+    lines = [line[21:] for line in Path("r/run.log").read_text().splitlines()]
+    assert lines[0].startswith("step 0/10: running; 1 thread, products by ")
+    assert lines[1].startswith("step 0/10: population_loss ")
+    assert "step 10/10: finished" in lines
+    assert any(line.startswith("step 10/20: running; ") for line in lines)
+    assert lines[-1] == "step 20/20: finished"
+
+
 def test_the_latest_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     assert here("train", *TINY, "steps=20", "budget=0.5") == 0
     assert here("sweep", *SEVERAL, "widths=[3]", "steps=20", "budget=0.5") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from typing import Any
 
@@ -62,6 +63,7 @@ def train(
         raise
     except BaseException as error:
         run.write_status("failed", error=f"{type(error).__name__}: {error}"[:500])
+        run.log(f"failed: {type(error).__name__}: {error}")
         raise
     finally:
         run.unlock()
@@ -94,7 +96,10 @@ class _Loop:
         with Signals(), Progress(self.label, cfg.steps, self.step) as progress:
             threads = torch.get_num_threads()
             library = self.network.products.library
-            progress.note(f"{threads} thread{'s' if threads > 1 else ''}, products by {library}")
+            how = f"{threads} thread{'s' if threads > 1 else ''}, products by {library}"
+            progress.note(how)
+            made = f"mfrun {__version__}, torch {torch.__version__}, {self.experiment.device}, {socket.gethostname()}"
+            self.run.log(f"step {self.step}/{cfg.steps}: running; {how}; {made}")
             while True:
                 if self.step in evaluate_at:
                     evaluate_at.remove(self.step)
@@ -106,6 +111,7 @@ class _Loop:
                 if Signals.received:
                     self._save()
                     self.run.write_status("interrupted", **self._facts())
+                    self.run.log(f"step {self.step}/{cfg.steps}: stopped by signal {Signals.received}, and saved")
                     raise Interrupted(Signals.received)
 
                 block_ends = self.step - self.step % BLOCK + BLOCK
@@ -146,12 +152,15 @@ class _Loop:
         self.logger.tell("log", rows)
         progress.update(self.step)
         progress.report(self.step, self.latest, self._speed())
+        values = "  ".join(f"{k} {v:.4g}" for k, v in self.latest.items())
+        self.run.log(f"step {self.step}/{self.cfg.steps}: {values}")
 
     def _any_finite(self) -> bool:
         return any(math.isfinite(v) for v in self.latest_losses)
 
     def _finish(self, state: str) -> dict[str, Any]:
         self.run.write_status(state, **self._facts())
+        self.run.log(f"step {self.step}/{self.cfg.steps}: {state}")
         self.logger.tell("finish", self.run.path)
         if state == "diverged":
             say(f"{self.label}  diverged: the loss is not finite at step {self.step}; its rows are kept")

@@ -7,6 +7,7 @@
                                  The newest two states stay, and those that keep_checkpoints names
     status.json                  running, finished, diverged, interrupted or failed; step, speed
     classes.json                 what the classes 0, 1, ... are called, where the data have other names
+    run.log                      when it started, was evaluated, stopped and ended, a line each, for people
     run.lock                     held by the process that trains
     sweep.yaml, sweep.lock       in the folder above, where the run is part of a sweep: what was asked for, and its lock
 
@@ -25,7 +26,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 STATUS = "status.json"
+LOG = "run.log"
 CLASSES = "classes.json"
 LOCK = "run.lock"
 SWEEP = "sweep.yaml"
@@ -219,6 +221,11 @@ class RunDirectory:
         """Say how the run stands."""
         status = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "updated": time.time(), **facts}
         write_atomically(self.path / STATUS, json.dumps({k: _json_safe(v) for k, v in status.items()}, indent=1))
+
+    def log(self, line: str) -> None:
+        """Add a line to run.log; one that cannot be written is no reason to stop."""
+        with suppress(OSError, UserError), appended(self.path / LOG) as out:
+            out.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def status(self) -> dict[str, Any]:
         """How the run stands. A run whose process is gone is ``killed``."""

@@ -6,7 +6,9 @@ command is run, and torch is not imported: an answer must come at the press of a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from mfrun.errors import UserError
 
@@ -105,6 +107,12 @@ def _options(command: str, commands: Commands) -> list[str]:
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue())))
 
 
+def _folders(words: list[str]) -> list[str]:
+    """The folders of one's own YAML files that a line names."""
+    named = [w.partition("=")[2] for w in words if w.startswith("--config-dir=")]
+    return named + [b for a, b in itertools.pairwise(words[:-1]) if a in ("--config-dir", "-cd")]
+
+
 def _overrides(words: list[str]) -> list[str]:
     """Hydra's answer for the last of several overrides."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -117,12 +125,16 @@ def _overrides(words: list[str]) -> list[str]:
 
     from mfrun import config
 
+    key, equals, value = words[-1].partition("=")
+    if equals and key in config.CHOICES:
+        before = value[: value.rfind(",") + 1]
+        return [f"{key}={before}{c}" for c in config.CHOICES[key] if c.startswith(value.removeprefix(before))]
     config.store_schema()
     Plugins.instance()
     loader = ConfigLoaderImpl(create_config_search_path(str(config.conf_dir())))
     # Of a key's several values, KEY=A,B, the last is completed; those of earlier words do not matter.
-    done = [w.split(",")[0] for w in words[:-1] if "=" in w and "[" not in w]
-    key, _, value = words[-1].partition("=")
+    done = [w.split(",")[0] for w in words[:-1] if "=" in w and "[" not in w and not w.startswith("-")]
+    done += [f"hydra.searchpath=['file://{Path(folder).resolve()}']" for folder in _folders(words)]
     before = value[: value.rfind(",") + 1]
     asked = f"{key}={value.removeprefix(before)}" if before else words[-1]
     try:
@@ -132,9 +144,8 @@ def _overrides(words: list[str]) -> list[str]:
     found = DefaultCompletionPlugin(loader)._query("config", " ".join([*done, asked]) or " ")
     answers = []
     for f in found:
-        if f.startswith("hydra") and not key.startswith(
-            "hydra"
-        ):  # The workings of Hydra are told to those who ask for them.
+        # The workings of Hydra are told to those who ask for them.
+        if f.startswith("hydra") and not key.startswith("hydra"):
             continue
         if f.endswith(".") and OmegaConf.is_list(OmegaConf.select(node, f[:-1])):
             f = f"{f[:-1]}="
