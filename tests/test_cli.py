@@ -328,6 +328,7 @@ def test_stopped_sweep_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Traceback" not in err
+    assert err.splitlines()[-1] == "mfrun: stopped; the state is saved; mfrun sweep dir=s resume=true goes on from it"
     # The longest run comes first.
     assert (status("s/width=5")["state"], status("s/width=3")["state"]) == ("finished", "interrupted")
     finished = Path("s/width=5/metrics.csv").stat().st_mtime_ns
