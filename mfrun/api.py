@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 from mfrun.config import flatten, parse_width
 from mfrun.errors import UserError
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
+from mfrun.runs.progress import WRITES_TO
 from mfrun.shell import commandline, options
-from mfrun.shell.compose import compose_whole, folder, keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -303,22 +303,20 @@ def sweep(overrides: Sequence[str]) -> Sweep:
         UserError: what the command says in one line.
         KeyboardInterrupt: it was stopped; ``resume=true`` goes on.
     """
-    flags, words = commandline.split(list(overrides))
-    top = folder(keys(compose_whole(commandline.first(words), flags)))
-    words = [*(w for w in words if not w.startswith("dir=")), f"dir={commandline.quote(str(top))}"]
-    command = [sys.executable, "-m", "mfrun", "sweep", *flags, *words]
+    command = [sys.executable, "-m", "mfrun", "sweep", *overrides]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    said = ""
+    said = top = ""
     assert process.stderr is not None
     try:
         for said in process.stderr:
             print(said, end="", file=sys.stderr)
+            top = top or (said.strip().removeprefix(WRITES_TO) if said.startswith(WRITES_TO) else "")
     finally:
         code = process.wait()
-    if code == 2:
-        raise UserError(said.strip().removeprefix("mfrun: "))
     if code >= 128 or code < 0:
         raise KeyboardInterrupt(said.strip())
+    if code == 2 or not top:
+        raise UserError(said.strip().removeprefix("mfrun: "))
     return Sweep(top)
 
 

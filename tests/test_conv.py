@@ -5,23 +5,20 @@ Everything that should hold to rounding is float64.
 
 from __future__ import annotations
 
-import csv
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import curves, here, mfrun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from reference import ACTIVATIONS, LOSSES, Init, build_conv, labels
 from torch import Tensor
 
-from mfrun import cli
 from mfrun.config import conf_dir
 from mfrun.errors import ConfigError
 from mfrun.networks.activations import Linear, ReLU, Tanh
@@ -357,23 +354,6 @@ RUN = ["dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy", "architectu
 SMALL = ["architecture.layers=[{stride:2},{ratio:2,pool:2}]", "particles.first=16", "particles.last=8"]
 
 
-def mfrun(*argv: str) -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, "-m", "mfrun", *argv], capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout, done.stderr
-
-
-def here(*argv: str) -> int:
-    """The same in this process, which has torch already."""
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(list(argv))
-    return int(stopped.value.code or 0)
-
-
-def rows(run: str) -> list[dict[str, str]]:
-    with Path(run, "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if k != "wall_seconds"} for row in csv.DictReader(file)]
-
-
 @pytest.mark.parametrize("width", ["4", "inf"])
 def test_a_run_and_its_resumption(images, width):
     """The depth follows from the layers; a resumed run ends with the rows of an uninterrupted one."""
@@ -383,7 +363,7 @@ def test_a_run_and_its_resumption(images, width):
     assert "finished" in out
     for argv in (["dir=parts", "steps=9"], ["dir=parts", "steps=20", "resume=true"]):
         assert here(*keys, *argv) == 0
-    whole, parts = rows("whole"), rows("parts")
+    whole, parts = curves("whole"), curves("parts")
     assert OmegaConf.load("whole/config.yaml").depth == 3
     assert [c for c in whole[0] if c.startswith("nonpositive") and "bar" not in c] == ["nonpositive_1", "nonpositive_2"]
     assert float(whole[0]["train_loss"]) == pytest.approx(math.log(3), rel=0.2)

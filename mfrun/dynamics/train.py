@@ -18,7 +18,7 @@ from mfrun.networks.network import Network
 from mfrun.problems.streams import BLOCK
 from mfrun.runs.directory import RunDirectory
 from mfrun.runs.loggers import Tolerated
-from mfrun.runs.progress import Progress, say
+from mfrun.runs.progress import WRITES_TO, Progress, say
 from mfrun.runs.signals import Signals
 
 
@@ -57,7 +57,7 @@ def train(
             raise UserError(f"dir={run.path}: another process has just begun a run in this folder")
         run.create(content, experiment.problem.classes)
         if label is None:
-            say(f"mfrun: writes to {run.path}")
+            say(f"{WRITES_TO}{run.path}")
         return _Loop(experiment, run, label or f"n={width_label(cfg.width)}").go()
     except (Interrupted, UserError):
         raise

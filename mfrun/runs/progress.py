@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 # Seconds between two lines of a log.
 INTERVAL = 10.0
+# What a command says first: the folder follows. Python reads it there (mfrun.api).
+WRITES_TO = "mfrun: writes to "
 
 # Which run of the sweep this thread trains, and on which line its bar is.
 _place: ContextVar[tuple[int, int]] = ContextVar("place", default=(0, 0))

@@ -96,6 +96,19 @@ class Curve:
         # Averages of independent replicates: their intervals shrink with the root of their number.
         return (found[0] ** 2).sum(axis=1).pow(0.5) / found[0].shape[1]
 
+    def drawn(self, metric: str) -> tuple[pd.Series, pd.Series | None]:
+        """What a picture shows of it, by step: the mean over replicates, and the half-width of the band around it.
+
+        The band is the limit's own bar, or one standard deviation over replicates; None where there is one replicate.
+        """
+        values = self.table(metric)
+        # Where a replicate has diverged the mean is no mean of all of them any more: the curve ends there.
+        mean = values.mean(axis=1, skipna=False)
+        if is_limit(self):
+            spread = self.bar(metric)
+            return mean, None if spread is None else spread.reindex(values.index)
+        return mean, values.std(axis=1) if values.shape[1] > 1 else None
+
     def _tables(self, column: str) -> list[pd.DataFrame]:
         """The runs' tables side by side, or nothing. Runs that repeat each other count once, as the longest of them."""
         tables = [s.table(column) for s in self.sources if column in s.frame]

@@ -135,18 +135,15 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
 def _draw(ax: Axes, curve: Curve, metric: str, x: str, look: dict[str, Any], log: bool) -> None:
     if metric not in curve.metrics():
         return
-    values = curve.table(metric)
+    mean, spread = curve.drawn(metric)
     if log:
-        values = values[values.index > 0]
-    where = pd.Series(values.index, values.index) if x == "step" else curve.times().reindex(values.index)
-    # Where a replicate has diverged the mean is no mean of all of them any more: the curve ends there.
-    mean = values.mean(axis=1, skipna=False)
+        mean = mean[mean.index > 0]
+    where = pd.Series(mean.index, mean.index) if x == "step" else curve.times().reindex(mean.index)
     # The limit lies above the finite curves, whatever the order of drawing.
     order = 10.0 if is_limit(curve) else 2.0
     ax.plot(where, mean, zorder=order, **look)
-    spread = curve.bar(metric) if is_limit(curve) else values.std(axis=1) if values.shape[1] > 1 else None
     if spread is not None:
-        spread = spread.reindex(values.index)
+        spread = spread.reindex(mean.index)
         ax.fill_between(
             where, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=order - 1
         )
@@ -175,7 +172,7 @@ def _follow_what_is_finite(axes: Sequence[Axes], curves: list[Curve], metric: st
 
 def _mark_the_end(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace) -> None:
     """A diverged curve ends in a cross, at its last point inside the panel, or above where it was never inside."""
-    values = curve.table(metric).mean(axis=1, skipna=False).dropna()
+    values = curve.drawn(metric)[0].dropna()
     values = values[values.index > 0] if args.xscale == "log" else values
     if values.empty:
         return

@@ -120,18 +120,16 @@ def _curves(curves: list[Curve], args: argparse.Namespace) -> str:
 
 def _add(figure: go.Figure, curve: Curve, metric: str, colour: str, dash: str) -> None:
     """A curve, and its band; both go and come with the curve's entry in the legend."""
-    values = curve.table(metric)
-    values = values[values.index > 0]
-    mean = values.mean(axis=1, skipna=False)
+    mean, spread = curve.drawn(metric)
+    mean = mean[mean.index > 0]
     name = "n = ∞" if is_limit(curve) else f"n = {curve.label}"
     if curve.setting:
         name += f", {describe(curve.setting)}"
     x = [int(k) for k in mean.index]
     line = {"color": colour, "dash": dash, "width": 2}
     figure.add_scatter(x=x, y=mean.tolist(), name=name, legendgroup=name, line=line, mode="lines")
-    spread = curve.bar(metric) if is_limit(curve) else values.std(axis=1) if values.shape[1] > 1 else None
     if spread is not None:
-        spread = spread.reindex(values.index)
+        spread = spread.reindex(mean.index)
         y = [*(mean + spread), *(mean - spread)[::-1]]
         figure.add_scatter(
             x=x + x[::-1],

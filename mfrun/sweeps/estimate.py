@@ -8,6 +8,7 @@ the whole one takes.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -86,6 +87,11 @@ class Planned:
     cores: int = 1
     where: str = "one core"
 
+    @functools.cached_property
+    def samples(self) -> int:
+        """Those of an evaluation, in all splits."""
+        return sum(split.count for split in self.experiment.evaluator().sets.values())
+
     @property
     def evaluations(self) -> list[int]:
         """The steps of those to come."""
@@ -103,8 +109,7 @@ class Planned:
         pace = self.pace
         # Both are the same network but for its size.
         larger = step_seconds(self.job.flops, cores or self.cores) / step_seconds(pace.flops, 1)
-        samples = sum(split.count for split in self.experiment.evaluator().sets.values())
-        evaluation = samples * pace.sample * larger + SAVE_SECONDS + self.memory.weights / SAVED_A_SECOND
+        evaluation = self.samples * pace.sample * larger + SAVE_SECONDS + self.memory.weights / SAVED_A_SECOND
         steps = self.job.steps * pace.step * larger
         return pace.weight * self.memory.weights + steps + len(self.evaluations) * evaluation
 

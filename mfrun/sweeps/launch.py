@@ -19,7 +19,7 @@ from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.registry import distrust, reason
 from mfrun.runs.directory import SWEEP, RunDirectory, hold_sweep, newest, write_sweep
 from mfrun.runs.loggers import Tolerated
-from mfrun.runs.progress import say
+from mfrun.runs.progress import WRITES_TO, say
 from mfrun.shell import commandline, hydra
 from mfrun.shell.compose import compose_jobs, compose_whole, folder, keys
 from mfrun.sweeps import resume
@@ -93,7 +93,7 @@ def sweep(argv: list[str]) -> int:
         asked = _Sweep.of(flags, overrides, master, top)
         runs = asked.checked()
         with hold_sweep(top, resume=asked.base.resume):
-            say(f"mfrun: writes to {top}")
+            say(f"{WRITES_TO}{top}")
             _warn(runs)
             asked.record()
             well = asked.train(runs)
