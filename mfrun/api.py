@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from mfrun.config import flatten, parse_width
 from mfrun.errors import UserError
+from mfrun.files import plain
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
 from mfrun.runs.progress import WRITES_TO
 from mfrun.shell import commandline, options
@@ -98,9 +98,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The keys that decide what it computes, nested as in the YAML files."""
-        plain = OmegaConf.to_container(self.directory.config())
-        assert isinstance(plain, dict)
-        return {str(k): v for k, v in plain.items()}
+        return plain(self.directory.config())
 
     @property
     def status(self) -> dict[str, Any]:
@@ -208,7 +206,7 @@ class Sweep(Sequence[Run]):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         runs = [Run(found.path) for found in find_runs(path)]
-        flat = [{**flatten(run.config), **_names(run.config)} for run in runs]
+        flat = [{**flatten(config), **_names(config)} for config in (run.config for run in runs)]
         swept = (read_sweep(self.path) or {}).get("swept")
         if swept is None:
             every = dict.fromkeys(key for keys in flat for key in keys)

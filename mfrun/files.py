@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -92,6 +93,13 @@ def load_yaml(file: Path) -> DictConfig:
     if not isinstance(node, DictConfig):
         raise UserError(f"{file}: not a mapping of keys to values")
     return node
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A mapping of OmegaConf's as nested plain ones, with texts as keys."""
+    found = OmegaConf.to_container(node)
+    assert isinstance(found, dict)
+    return {str(k): v for k, v in found.items()}
 
 
 def nearest(path: Path) -> Path:

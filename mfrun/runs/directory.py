@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mfrun.errors import UserError
-from mfrun.files import PARTIAL, appended, load_yaml, locked, replacing, write_atomically
+from mfrun.files import PARTIAL, appended, load_yaml, locked, plain, replacing, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -318,9 +318,7 @@ def read_sweep(path: Path) -> dict[str, Any] | None:
     """What :func:`write_sweep` recorded; None where no sweep was started."""
     if not (path / SWEEP).is_file():
         return None
-    facts = OmegaConf.to_container(load_yaml(path / SWEEP))
-    assert isinstance(facts, dict)
-    return {str(k): v for k, v in facts.items()}
+    return plain(load_yaml(path / SWEEP))
 
 
 def _busy(folder: Path) -> str:

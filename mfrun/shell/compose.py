@@ -8,7 +8,6 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
 
 import hydra
 import yaml
@@ -20,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mfrun import config
 from mfrun.errors import ConfigError, UserError
-from mfrun.files import nearest
+from mfrun.files import nearest, plain
 from mfrun.registry import reason, suggest
 from mfrun.shell import commandline
 
@@ -206,7 +205,7 @@ def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]
                 known = [str(k) for k in siblings if k != "name"]
                 here = f"keys here are {', '.join(known)}" if known else f"{parent} has no keys"
             else:
-                known, here = [*config.flatten(_plain(base)), *map(str, base)], "mfrun train --help lists them"
+                known, here = [*config.flatten(plain(base)), *map(str, base)], "mfrun train --help lists them"
                 if last in ELSEWHERE:
                     return UserError(f"{said}: unknown key; {ELSEWHERE[last]}")
             return UserError(f"{said}: unknown key; {here}{suggest(last, known)}")
@@ -248,9 +247,3 @@ def _root_reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return reason(error)
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(node)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from mfrun.config import flatten, parse_width, width_label
 from mfrun.errors import ConfigError, UserError
+from mfrun.files import plain
 from mfrun.registry import create
 from mfrun.runs.directory import KEYS, RunDirectory, find_runs, newest
 
@@ -144,16 +144,16 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
     runs = list({run.path.resolve(): run for path in paths for run in find_runs(path)}.values())
     loaded = []
     for run in runs:
-        plain = OmegaConf.to_container(run.config())
-        if not isinstance(plain, dict) or "width" not in plain:
+        keys = plain(run.config())
+        if "width" not in keys:
             raise UserError(f"{run.path}: its configuration is not one of mfrun")
         try:
-            width = parse_width(plain["width"])
+            width = parse_width(keys["width"])
         except ConfigError as error:
             raise UserError(f"{run.path}: {error}") from error
         frame = run.metrics()
         if len(frame):
-            loaded.append((run, width, flatten({str(k): v for k, v in plain.items()}), frame))
+            loaded.append((run, width, flatten(keys), frame))
     if not loaded:
         raise UserError(f"{', '.join(paths)}: no run here has written a row yet")
     settings = [_setting(flat) for _, _, flat, _ in loaded]

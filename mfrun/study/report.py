@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from mfrun import __version__
 from mfrun.config import flatten
 from mfrun.errors import UserError
-from mfrun.files import write_atomically
+from mfrun.files import plain, write_atomically
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
 from mfrun.runs.status import duration, summary
 from mfrun.shell import options
@@ -199,11 +199,7 @@ def _sentence(g: Gap, s: Study, reference: str) -> str:
 
 def _settings(runs: list[RunDirectory]) -> str:
     """The keys that all runs share, and those in which they differ."""
-    flat = []
-    for run in runs:
-        plain = OmegaConf.to_container(run.config())
-        assert isinstance(plain, dict)
-        flat.append({k: str(v) for k, v in flatten({str(k): v for k, v in plain.items()}).items()})
+    flat = [{k: str(v) for k, v in flatten(plain(run.config())).items()} for run in runs]
     rows = []
     for key in dict.fromkeys(k for f in flat for k in f):
         values = list(dict.fromkeys(f[key] for f in flat if key in f))
