@@ -82,7 +82,7 @@ class Config:
     threads: int | None = None
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 0
-    logger: dict[str, Any] = field(default_factory=lambda: {"name": "csv"})
+    logger: dict[str, Any] = field(default_factory=dict)
     title: str | None = None
     dir: str = ""
     resume: bool = False

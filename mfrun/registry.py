@@ -44,7 +44,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "law": ("mfrun.networks.laws",),
     "scaling": ("mfrun.networks.scaling",),
     "schedule": ("mfrun.dynamics.schedules",),
-    "logger": ("mfrun.runs.loggers", "mfrun.study.tensorboard"),
+    "logger": ("mfrun.runs.loggers", "mfrun.runs.tracking", "mfrun.study.tensorboard"),
 }
 
 _WORDS = {

@@ -153,8 +153,11 @@ LINES = [
     # presets, loggers
     ("train figure=fig99", "figure=fig99: unknown; one of fig1, "),
     ("sweep +figure=fig66", "figure=fig66: unknown; one of fig1, .*did you mean fig6"),
-    ("train logger=tensorbord", "logger=tensorbord: unknown; one of csv, tensorboard; did you mean tensorboard?"),
-    ("train logger.name=foo", "logger.name=foo: unknown; one of csv, tensorboard"),
+    (
+        "train logger=tensorbord",
+        "logger=tensorbord: unknown; one of csv, mlflow, tensorboard, wandb; did you mean tensorboard?",
+    ),
+    ("train logger.name=foo", "logger.name=foo: unknown; one of csv, mlflow, tensorboard, wandb"),
     ("train logger=csv +logger.figure=true", "logger.figure=True: unknown key; no keys here"),
     # data that are not there
     ("train dataset=arrays", "dataset.path=.missing.: has no default and must be given"),

@@ -1,10 +1,11 @@
-"""TensorBoard's event files, read back by its own reader and held to metrics.csv; loggers that fail."""
+"""What trackers hold, read back by their own readers and held to metrics.csv; loggers that fail."""
 
 from __future__ import annotations
 
 import io
 import json
 import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_scalars_and_figure(reader) -> None:
     assert "population_loss_bar" in scalars
     assert list(images) == ["curves"]
     assert np.ptp(images["curves"]) > 0.5
-    assert here("train", *BOARD, "replicates=2", "steps=20", "logger.figure=false", "dir=two") == 0
+    assert here("train", *BOARD, "replicates=2", "steps=20", "logger.tensorboard.figure=false", "dir=two") == 0
     assert [reader(f"two/replicate={r}") for r in (0, 1)] == [(logged("two", r), {}) for r in (0, 1)]
     assert logged("two", 0) != logged("two", 1)
     assert here("train", *TINY, "replicates=2", "steps=20", "dir=plain") == 0
@@ -128,10 +129,121 @@ def test_a_missing_package(command: str, capfd: pytest.CaptureFixture[str], monk
         monkeypatch.setitem(sys.modules, module, None)
     assert here(command, *BOARD, "steps=5", "dir=r") == 2
     err = capfd.readouterr().err
-    assert err.startswith("mfrun: logger.name=tensorboard: needs a package that is not here; pip install")
+    assert err.startswith("mfrun: logger.tensorboard.name=tensorboard: needs a package that is not here; pip install")
     assert "'mfrun[tensorboard]'" in err
     assert err.count("\n") == 1
     assert not Path("r").exists()
+
+
+@pytest.fixture
+def tracked(monkeypatch: pytest.MonkeyPatch) -> Tracked:
+    """W&B and MLflow as they are, without a network."""
+    pytest.importorskip("wandb")
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    # A process that has used W&B passes its service on to those that it starts; a shell has used none.
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlflow.db")
+    return Tracked()
+
+
+class Tracked:
+    """The points of a run in the trackers, as :func:`logged` has metrics.csv's; every point, also one sent twice."""
+
+    words = ("logger=[wandb,mlflow]",)
+
+    def wandb(self, run: str, replicate: int | None = None) -> dict[str, list[tuple[int, float]]]:
+        (folder,) = Path(run, "" if replicate is None else f"replicate={replicate}", "wandb").glob("offline-run-*")
+        (file,) = folder.glob("*.wandb")
+        points: dict[str, list[tuple[int, float]]] = {}
+        for record in self.records(file.read_bytes()):
+            values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            for key, value in values.items():
+                if key[0] != "_" and key not in ("t", "wall_seconds"):
+                    points.setdefault(key, []).append((int(values["_step"]), float(value)))
+        return points
+
+    @staticmethod
+    def records(data: bytes):
+        """The messages in a file of W&B: LevelDB's log, pieces of blocks of 32 KiB with a header of 7 bytes each."""
+        from wandb.proto.wandb_internal_pb2 import Record
+
+        at, whole = 7, b""
+        while at + 7 <= len(data):
+            if 32768 - at % 32768 < 7:  # What is left of a block is too small for a header.
+                at += 32768 - at % 32768
+                continue
+            length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+            whole += data[at + 7 : at + 7 + length]
+            at += 7 + length
+            if kind in (1, 4):  # Whole, or the last piece.
+                record = Record()
+                record.ParseFromString(whole)
+                whole = b""
+                if record.WhichOneof("record_type") == "history":
+                    yield record
+
+    def mlflow(self, run: str, replicate: int = 0) -> dict[str, list[tuple[int, float]]]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient()
+        name = json.loads(Path(run, "mlflow.json").read_text())["runs"][str(replicate)]
+        metrics = client.get_run(name).data.metrics
+        return {key: sorted((p.step, p.value) for p in client.get_metric_history(name, key)) for key in metrics}
+
+
+def test_trackers(tracked: Tracked) -> None:
+    """Two at once; a run that goes on; every replicate; metrics.csv is what it is without."""
+    import mlflow
+
+    assert here("train", *TINY, "replicates=2", "steps=20", *tracked.words, "dir=r") == 0
+    assert here("train", *TINY, "replicates=2", "steps=20", "dir=plain") == 0
+    assert curves("r") == curves("plain")
+    assert here("train", "dir=r", "resume=true", "steps=50", *tracked.words) == 0
+    for replicate in (0, 1):
+        assert tracked.wandb("r", replicate) == logged("r", replicate)
+        assert tracked.mlflow("r", replicate) == logged("r", replicate)
+    known = mlflow.MlflowClient().get_run(json.loads(Path("r/mlflow.json").read_text())["runs"]["1"])
+    assert known.info.status == "FINISHED"
+    assert known.info.run_name == "r/replicate=1"
+    assert (known.data.params["width"], known.data.params["replicate"]) == ("4", "1")
+    # Asked for late, it is told of all that there was.
+    assert here("train", "dir=plain", "resume=true", "steps=50", *tracked.words) == 0
+    assert tracked.wandb("plain", 0) == logged("plain")
+    assert tracked.mlflow("plain") == logged("plain")
+
+
+def test_trackers_of_a_run_that_is_killed(tracked: Tracked) -> None:
+    """By the keyboard, then for good: no point is there twice, and none is missing."""
+    long = ["steps=3000", "checkpoint_seconds=0.01"]
+    process = start("train", *TINY, *long, *tracked.words, "dir=r")
+    wait_until(lambda: steps_logged("r") >= 30, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    process = start("train", *tracked.words, "dir=r", "resume=true")
+    wait_until(lambda: steps_logged("r") >= 300, process)
+    process.kill()
+    process.communicate()
+    assert here("train", "dir=r", "resume=true", *tracked.words) == 0
+    assert tracked.wandb("r") == logged("r")
+    assert tracked.mlflow("r") == logged("r")
+
+
+def test_trackers_of_a_sweep(tracked: Tracked) -> None:
+    """Processes side by side, which make one data base; a group for the sweep."""
+    assert here("sweep", *TINY[2:], "threads=2", "widths=[3,5]", "steps=20", *tracked.words, "dir=s") == 0
+    for n in (3, 5):
+        assert tracked.wandb(f"s/width={n}") == logged(f"s/width={n}")
+        assert tracked.mlflow(f"s/width={n}") == logged(f"s/width={n}")
+
+
+def test_a_tracker_that_does_not_answer(tracked: Tracked, capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "steps=5", "logger=mlflow", "logger.mlflow.uri=sqlite:////dev/null/no.db", "dir=r") == 0
+    assert "n=4  logger=mlflow: " in capfd.readouterr().err
+    assert here("train", *TINY, "logger=wandb", "logger.wandb.mode=on", "dir=q") == 2
+    err = capfd.readouterr().err
+    assert err == "mfrun: logger.wandb.mode=on: one of online, offline, disabled, or null\n"
 
 
 OWN = '''

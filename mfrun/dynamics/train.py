@@ -89,6 +89,12 @@ class _Loop:
 
     def go(self) -> dict[str, Any]:
         """Train from the current step to the end."""
+        try:
+            return self._go()
+        finally:
+            self.logger.tell("close")
+
+    def _go(self) -> dict[str, Any]:
         cfg = self.cfg
         dynamics = self.experiment.steps(self.network, self.stream)
         evaluate_at = sorted(set(self.grid) - self.evaluated)

@@ -80,8 +80,10 @@ def _title(file: Path) -> str:
 def _keys(file: Path, group: str | None) -> list[tuple[str, str]]:
     """(full key, "default  what it means") for each commented line of a file, in order."""
     found, parents, text = [], [], file.read_text()
-    # What a global file sets lies outside its group.
-    prefix = f"{group}." if group and "@package _global_" not in text else ""
+    # What a global file sets lies outside its group, and a file may say that it is not alone there.
+    package = re.search(r"^# @package (\S+)", text)
+    place = package[1] if package else group or ""
+    prefix = f"{place}." if place not in ("", "_global_") else ""
     for line in text.splitlines():
         match = re.match(r"( *)([a-z_0-9]+):(?: +([^ #].*?))?(?: +# (.*))?$", line)
         if not match:

@@ -59,7 +59,7 @@ class TensorBoard(Logger):
             r, self._last = int(row["replicate"]), int(row["step"])
             if r not in self._files:
                 self._files[r] = _EventFile(self._folder / f"replicate={r}" if several else self._folder)
-                scalars = [{"tag": k, "simple_value": float(v)} for k, v in row.items() if k not in KEYS]
+            scalars = [{"tag": k, "simple_value": float(v)} for k, v in row.items() if k not in KEYS]
             self._files[r].add(scalars, self._last, self._began + row["wall_seconds"])
         for file in self._files.values():
             file.commit()

@@ -19,8 +19,8 @@ from mfrun import config
 from mfrun.dynamics.experiment import Experiment, Problems, assemble, resolve_device
 from mfrun.dynamics.train import refuse_changes, train
 from mfrun.errors import UserError
-from mfrun.registry import create
 from mfrun.runs.directory import RunDirectory
+from mfrun.runs.loggers import loggers
 from mfrun.runs.progress import Runs, say
 from mfrun.runs.requeue import requeued_on_signal
 from mfrun.shell import hydra
@@ -60,7 +60,7 @@ class Run:
             if folder.exists() and not cfg.resume:
                 raise UserError(f"dir={folder.path}: holds a run already; resume=true goes on with it")
         experiment = assemble(cfg, problems(cfg))
-        create("logger", cfg.logger, "logger")
+        loggers(cfg.logger)
         content = config.content(node)
         if folder.exists():
             refuse_changes(folder, content, growing=not experiment.schedule.needs_end)
