@@ -7,7 +7,7 @@ DEMO   := outputs/demo
 DATA   ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check figures figures-gpu bench particles wheel clean
+.PHONY: help setup demo test docs lint check figures figures-gpu bench particles wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,6 +28,10 @@ demo: $(READY) ## a small sweep on two Gaussians with n = infinity, and its pict
 
 test: $(READY) ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+docs: $(READY) ## the documentation site, into outputs/docs; runs the tutorial, and a warning is an error
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -q -d outputs/docs/.doctrees docs outputs/docs
+	@echo outputs/docs/index.html
 
 lint: $(READY) ## style, types, and what may import what
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -22,9 +23,10 @@ from mfrun.errors import ConfigError
 T = TypeVar("T")
 
 _COMPONENTS: dict[str, dict[str, Any]] = {}
-# What makes a component of a plain function, and what is asked of a class of the user's own; by kind.
+# What makes a component of a plain function, what is asked of a class of the user's own, and its base; by kind.
 _OF_FUNCTIONS: dict[str, Callable[[Any, str], Any]] = {}
 _CHECKS: dict[str, Callable[[Any, str], None]] = {}
+_BASES: dict[str, type] = {}
 _distrusted: set[str] = set()
 # Where each kind is defined; importing the modules fills its part of the table.
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -86,6 +88,16 @@ def checks(kind: str) -> Callable[[T], T]:
     return add
 
 
+def base(kind: str) -> Callable[[T], T]:
+    """Class decorator: a class of the user's own of this kind is a subclass of this."""
+
+    def add(component: T) -> T:
+        _BASES[kind] = component  # type: ignore[assignment]
+        return component
+
+    return add
+
+
 def find(kind: str, name: object, key: str) -> Any:
     """The component called ``name``.
 
@@ -101,10 +113,23 @@ def find(kind: str, name: object, key: str) -> Any:
         importlib.import_module(home)
     table = _COMPONENTS[kind]
     if isinstance(name, str) and ":" in name:
-        return imported(name, key)
+        found = imported(name, key)
+        _refuse_unless_based(kind, found, name, key)
+        return found
     if not isinstance(name, str) or name not in table:
         raise ConfigError(key, name, f"unknown; one of {', '.join(sorted(table))}{suggest(str(name), table)}")
     return table[name]
+
+
+def _refuse_unless_based(kind: str, component: Any, name: str, key: str) -> None:
+    """Raises ConfigError where a class of the user's own is not what its kind asks for."""
+    wanted = _BASES.get(kind)
+    if wanted is None or not isinstance(component, type):
+        return
+    if not issubclass(component, wanted):
+        raise ConfigError(key, name, f"is no subclass of {wanted.__module__}.{wanted.__name__}")
+    if inspect.isabstract(component):
+        raise ConfigError(key, name, f"lacks {', '.join(sorted(vars(component)['__abstractmethods__']))}")
 
 
 def imported(name: str, key: str) -> Any:
@@ -121,8 +146,13 @@ def imported(name: str, key: str) -> Any:
         raise ConfigError(key, name, why)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(key, name, f"cannot be imported ({error})") from error
+    except Exception as error:  # It runs the user's own code.
+        known = isinstance(error, ImportError | AttributeError | ValueError)
+        what = str(error) if known and not isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"
+        top = module.partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == top
+        hint = f"; {top}.py lies in a folder of PYTHONPATH?" if missing else ""
+        raise ConfigError(key, name, f"cannot be imported ({what}){hint}") from error
 
 
 def distrust(names: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,132 @@ def test_functions_are_differentiated_where_no_gradient_is_wanted() -> None:
     at = h.clone().requires_grad_()
     F.mish(at).sum().backward()
     torch.testing.assert_close(out, at.grad)
+
+
+# --- Classes of the user's own, tried when they are made.
+
+CLASSES = {
+    "activation.name=mine:NoBase": "is no subclass of mfrun.networks.activations.Activation",
+    "activation.name=mine:Half": "lacks backward",
+    "activation.name=broken:A": "cannot be imported (SyntaxError: ",
+    "activation.name=nowhere:A": "cannot be imported (No module named 'nowhere'); nowhere.py lies in a folder",
+    "schedule.name=mine:Scalar": "xi must be a number >= 0 for each step; here 1.0 for 4",
+    "schedule.name=mine:Negative": "xi must be a number >= 0 for each step; here [-1.0, -1.0, -1.0, -1.0] for 4",
+    "schedule.name=mine:Raises": "fails (ZeroDivisionError: ",
+    "neuron.name=mine:Wrong": "its derivative in argument 1 is not that of its value: off by",
+    "operation.name=mine:WrongPull": "its derivative in argument 2 is not that of its value: off by",
+    "logger.name=mine:NoBase": "is no subclass of mfrun.runs.loggers.Logger",
+    "dataset.name=mine:NoBase": "lacks load",
+    "dataset.name=mine:ZeroOne": "its population labels are no signs: -1 or +1",
+    "dataset.name=mine:Short": "its population samples are of shape (200, 2), not (samples, d) with d = 3",
+    "dataset.name=mine:NoDraw": "fails (KeyError: ",
+}
+
+OWN_CLASSES = """
+from dataclasses import dataclass, field
+import numpy as np
+import torch
+from mfrun.dynamics import Schedule
+from mfrun.networks import Activation, Neuron, Pointwise
+from mfrun.problems import PopulationProblem
+
+@dataclass
+class NoBase:
+    pass
+
+@dataclass
+class Half(Activation):
+    def forward(self, h, out):
+        torch.tanh(h, out=out)
+
+@dataclass
+class Scalar(Schedule):
+    def xi(self, k, t, end):
+        return 1.0
+
+@dataclass
+class Negative(Schedule):
+    def xi(self, k, t, end):
+        return -np.ones_like(t)
+
+@dataclass
+class Raises(Schedule):
+    def xi(self, k, t, end):
+        return np.full_like(t, 1 // 0)
+
+@dataclass
+class Gain(Neuron):
+    means: list[float] = field(default_factory=lambda: [1.0])
+    deviations: list[float] = field(default_factory=lambda: [0.1])
+    q = 1
+
+    def value(self, sigma, theta, h):
+        return theta[0] * sigma(theta[0] * h)
+
+@dataclass
+class Wrong(Gain):
+    def backward(self, sigma, g, theta, h, out):
+        return tuple(2 * t for t in super().backward(sigma, g, theta, h, out))
+
+@dataclass
+class WrongPull(Pointwise):
+    def value(self, w, a):
+        return torch.sin(w) * a
+
+    def pull(self, g, w, a):
+        return g * torch.cos(w) * a, g * w * torch.ones_like(a)
+
+@dataclass
+class ZeroOne:
+    d: int = 3
+
+    def load(self, dtype, device):
+        return PopulationProblem(self.draw, 3, dtype, device)
+
+    def draw(self, generator, count):
+        x = torch.randn((count, self.d), generator=generator)
+        return x, (x[:, 0] > 0).double()
+
+@dataclass
+class Short(ZeroOne):
+    d: int = 2
+
+@dataclass
+class NoDraw(ZeroOne):
+    def draw(self, generator, count):
+        return {}["x"]
+"""
+
+
+@pytest.mark.parametrize("word", CLASSES)
+def test_a_class_that_is_not_what_it_should_be(
+    word: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mine.py").write_text(OWN_CLASSES)
+    Path("broken.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(".")
+    sys.modules.pop("mine", None)
+    words = ["~dataset.d", "~dataset.delta"] if word.startswith("dataset") else []
+    assert here("train", "threads=1", "width=4", "depth=3", "steps=2", *words, word, "dir=r") == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"mfrun: {word}: {CLASSES[word]}")
+    assert err.count("\n") == 1
+
+
+def test_a_neuron_of_the_configured_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """theta sigma(theta h) by `value` alone: sigma is one of the program's, differentiated by torch."""
+    Path("mine.py").write_text(OWN_CLASSES)
+    monkeypatch.syspath_prepend(".")
+    sys.modules.pop("mine", None)
+    words = [
+        "threads=1",
+        "depth=3",
+        "dataset.d=3",
+        "batch=5",
+        "evaluation.samples=50",
+        "steps=20",
+        "neuron.name=mine:Gain",
+    ]
+    for width in ("4", "inf"):
+        particles = ["particles.first=32", "particles.last=16", "particles.nodes=3"] if width == "inf" else []
+        assert here("train", *words, *particles, "activation=relu", f"width={width}", f"dir=w{width}") == 0

@@ -23,7 +23,7 @@ from mfrun.networks.particles import Particles
 from mfrun.networks.products import Products
 from mfrun.networks.scaling import Scaling
 from mfrun.problems.losses import Loss, refuse_unless_it_fits
-from mfrun.problems.problem import Problem
+from mfrun.problems.problem import Problem, refuse_unless_sound
 from mfrun.problems.streams import Parallel, Stream
 from mfrun.registry import conform, create, distrust, find, names_in, reason
 from mfrun.runs.directory import RunDirectory
@@ -243,8 +243,15 @@ def load_problem(cfg: Config) -> Problem:
         ConfigError: bad keys.
         UserError: the data cannot be read.
     """
+    name = cfg.dataset.get("name")
     try:
-        return create("dataset", cfg.dataset, "dataset").load(DTYPES[cfg.dtype], resolve_device(cfg.device))
+        dataset = create("dataset", cfg.dataset, "dataset")
+        if not hasattr(dataset, "load"):
+            raise ConfigError("dataset.name", name, "lacks load")
+        problem: Problem = dataset.load(DTYPES[cfg.dtype], resolve_device(cfg.device))
+        if ":" in str(name):
+            refuse_unless_sound(problem, str(name))
+        return problem
     except ConfigError as error:
         if error.key.startswith(("dataset.", "device")):
             raise

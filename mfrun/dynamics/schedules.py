@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mfrun.errors import ConfigError
-from mfrun.registry import register
+from mfrun.registry import base, checks, reason, register
 
 # A decay that leaves more than this of the rate is as good as none.
 FLAT = 0.95
 
 
+@base("schedule")
 @dataclass
 class Schedule(ABC):
     """Base of all schedules.
@@ -56,6 +57,22 @@ class Schedule(ABC):
     def factors(self, layers: int) -> list[float]:
         """The multipliers of the L + 1 layers."""
         return self.multipliers or [1.0] * layers
+
+
+@checks("schedule")
+def refuse_other_rates(schedule: Schedule, name: str) -> None:
+    """Try a class of the user's own.
+
+    Raises:
+        ConfigError: it fails, or does not return a rate >= 0 for each step.
+    """
+    k = np.arange(1.0, 5.0)
+    try:
+        xi = np.asarray(schedule.xi(k, (k - 1) / 4, 1.0), dtype=np.float64)
+    except Exception as error:  # It is the user's own code.
+        raise ConfigError("schedule.name", name, f"fails ({type(error).__name__}: {reason(error)})") from error
+    if xi.shape != k.shape or not (np.isfinite(xi) & (xi >= 0)).all():
+        raise ConfigError("schedule.name", name, f"xi must be a number >= 0 for each step; here {xi.tolist()} for 4")
 
 
 @dataclass(frozen=True)

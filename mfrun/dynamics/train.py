@@ -235,4 +235,6 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
         if key == "steps" and growing and now[key] > before[key]:
             continue
         why = f"{run.path} was started with {key}={before.get(key)}; only a longer steps= may change on resume=true"
+        if key == "steps" and not growing:
+            why = f"{run.path} was started with steps={before.get(key)}, and its schedule depends on them"
         raise ConfigError(key, now.get(key), why)

@@ -8,7 +8,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "activations": ["Activation"],
         "architecture": ["Architecture", "Blueprint"],
+        "dense": ["Dense"],
         "drawing": ["AnyWidth", "Drawn"],
+        "fully_connected": ["DenseArchitecture"],
         "init": ["IID", "InitialLaw", "Layers"],
         "laws": ["Law"],
         "measures": ["Measure"],

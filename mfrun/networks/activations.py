@@ -12,13 +12,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.networks.entrywise import refuse_unless_entrywise
-from mfrun.registry import checks, of_functions, register
+from mfrun.registry import base, checks, of_functions, register
 
 _aten = torch.ops.aten
 _relu_backward = _aten.threshold_backward.grad_input
@@ -30,8 +31,14 @@ _silu_backward = _aten.silu_backward.grad_input
 _leaky_relu_backward = _aten.leaky_relu_backward.grad_input
 
 
+@base("activation")
 class Activation(ABC):
     """An entry-wise nonlinearity."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """sigma(h) as a new array, by an operation that torch can differentiate."""
+        found: Tensor = _Applied.apply(h, self)
+        return found
 
     @abstractmethod
     def forward(self, h: Tensor, out: Tensor) -> None:
@@ -40,6 +47,26 @@ class Activation(ABC):
     @abstractmethod
     def backward(self, g: Tensor, h: Tensor, a: Tensor, out: Tensor) -> None:
         """Write g * sigma'(h) into ``out``, which may be ``g`` itself; ``a`` is sigma(h)."""
+
+
+class _Applied(torch.autograd.Function):
+    """sigma(h) and its derivative, for autograd and :mod:`torch.func`."""
+
+    @staticmethod
+    def forward(h: Tensor, sigma: Activation) -> Tensor:
+        sigma.forward(h, out=(out := torch.empty_like(h)))
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Activation], output: Tensor) -> None:
+        h, ctx.sigma = inputs
+        ctx.save_for_backward(h, output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        h, a = ctx.saved_tensors
+        ctx.sigma.backward(g.contiguous(), h, a, out=(out := torch.empty_like(h)))
+        return out, None
 
 
 @register("activation", "relu")

@@ -25,6 +25,7 @@ from mfrun.networks.operations import Operation, Product
 from mfrun.networks.particles import Particles
 from mfrun.networks.products import Products, arrange
 from mfrun.networks.scaling import MeanField, Scaling
+from mfrun.registry import base
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Blueprint:
         return self.particles.sets if self.infinite else 1
 
 
+@base("architecture")
 class Architecture(ABC):
     """Which arrays a network has, and how they are connected.
 
@@ -142,7 +144,8 @@ class Architecture(ABC):
 
     def multiplications(self, blueprint: Blueprint) -> float:
         """Weights that one sample meets on its way through; by default those of fully-connected layers."""
-        sizes = [blueprint.d, *self.widths(int(blueprint.width), blueprint.depth), blueprint.n_out]
+        n = blueprint.particles.first if blueprint.infinite else int(blueprint.width)
+        sizes = [blueprint.d, *self.widths(n, blueprint.depth), blueprint.n_out]
         return sum(j * k for j, k in itertools.pairwise(sizes))
 
     def products(self, blueprint: Blueprint, precision: str) -> Products:

@@ -26,7 +26,7 @@ from torch import Tensor
 from mfrun.errors import ConfigError
 from mfrun.networks.laws import Law
 from mfrun.networks.neurons import Neuron
-from mfrun.registry import find, register
+from mfrun.registry import base, find, register
 
 # Coordinates that become arrays of the network; the others serve the labels alone.
 ARRAYS = ("w", "bias", "theta", "beta")
@@ -65,6 +65,7 @@ class Layers:
         return self.n_out * math.prod(self.kernels[-1])
 
 
+@base("init")
 class InitialLaw(ABC):
     """rho_0. Coordinates called ``w``, ``bias``, ``theta`` and ``beta`` become the arrays of those names.
 

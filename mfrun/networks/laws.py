@@ -16,9 +16,10 @@ import scipy.special
 import torch
 from torch import Tensor
 
-from mfrun.registry import register
+from mfrun.registry import base, register
 
 
+@base("law")
 class Law(ABC):
     """A law on the real line, symmetric about 0, with variance 1."""
 

@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from mfrun.errors import ConfigError
-from mfrun.networks.activations import Activation
-from mfrun.networks.entrywise import refuse_unless_entrywise
-from mfrun.registry import imported, register
+from mfrun.networks.activations import Activation, Tanh
+from mfrun.networks.entrywise import refuse_unless_entrywise, refuse_wrong_derivatives
+from mfrun.registry import base, checks, imported, register
 
 # theta's q components, each (..., K, 1), beside pre-activations h (..., K, B).
 Theta = tuple[Tensor, ...]
 
 
+@base("neuron")
 @dataclass
 class Neuron:
     """sigma_l(theta, h), entry by entry.
@@ -87,6 +88,29 @@ class Neuron:
         *by_theta, by_h = torch.func.vjp(lambda *at: self.value(sigma, at[:-1], at[-1]), *theta, h)[1](g)
         out.copy_(by_h)
         return tuple(by_theta)
+
+
+@checks("neuron")
+def refuse_wrong_neuron(neuron: Neuron, name: str) -> None:
+    """Try a class of the user's own, and hold its derivatives to differences of its values.
+
+    Raises:
+        ConfigError: it fails, or they differ.
+    """
+    sigma = Tanh()
+    random = torch.Generator().manual_seed(0)
+    h = torch.randn((3, 4), generator=random, dtype=torch.float64)
+    theta = torch.randn((len(neuron.means), 3, 1), generator=random, dtype=torch.float64)
+
+    def value(*at: Tensor) -> Tensor:
+        neuron.forward(sigma, at[:-1], at[-1], out=(out := torch.empty_like(h)))
+        return out
+
+    def pull(g: Tensor, *at: Tensor) -> list[Tensor]:
+        by_theta = neuron.backward(sigma, g, at[:-1], at[-1], out=(out := torch.empty_like(h)))
+        return [*by_theta, out]
+
+    refuse_wrong_derivatives("neuron.name", name, value, pull, (*(t + 1 for t in theta), h))
 
 
 @register("neuron", "bias")

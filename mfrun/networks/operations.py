@@ -27,10 +27,10 @@ from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.networks.activations import Activation
-from mfrun.networks.entrywise import refuse_unless_entrywise
+from mfrun.networks.entrywise import refuse_unless_entrywise, refuse_wrong_derivatives
 from mfrun.networks.measures import Measure
 from mfrun.networks.products import Prepared, Products
-from mfrun.registry import find, imported, register
+from mfrun.registry import base, checks, find, imported, register
 
 # Entries of a block of sigma*(w, a), (neurons, neurons below, batch): 1 MB of float32 stays in a core's cache, a GPU
 # wants larger pieces. There are a few such arrays at a time.
@@ -83,10 +83,11 @@ class Connection:
         return [Connection(**{k: one(getattr(self, k), s) for k in names}) for s in range(len(self.W))]
 
 
-# up, down and move of a layer, as :class:`mfrun.networks.dense.Workspace` calls them; the last two after `up`.
+# up, down and move of a layer, as :class:`mfrun.networks.dense.DenseWorkspace` calls them; the last two after `up`.
 Calls = tuple[Prepared, Prepared | None, Prepared | None]
 
 
+@base("operation")
 class Operation(ABC):
     """sigma*(w, a).
 
@@ -101,10 +102,10 @@ class Operation(ABC):
         """The calls of one layer.
 
         Returns:
-            up(alpha): writes b + alpha sum_i p_i sum_q omega_q sigma*(W, a) into h, where p_i is the weight of a neuron
-                in p_{l-1}, whose scale is part of alpha.
-            down(alpha): writes alpha sum_j p_j D_j sum_q omega_q d2 sigma*(W, a) into ``bracket``; None without one.
-            move(alpha): adds alpha times the sum over the batch of D d1 sigma*(W, a) to W; None likewise.
+            Three functions of a scale alpha. ``up`` writes b + alpha sum_i p_i sum_q omega_q sigma*(W, a) into h, where
+            p_i is the weight of a neuron in p_{l-1}, whose scale is part of alpha. ``down`` writes
+            alpha sum_j p_j D_j sum_q omega_q d2 sigma*(W, a) into ``bracket``; None without one. ``move`` adds alpha
+            times the sum over the batch of D d1 sigma*(W, a) to W; None likewise.
         """
 
 
@@ -201,6 +202,19 @@ class Pointwise(Operation):
         if c.D is None:
             return _each(ups), None, None
         return _each(ups), _each([layer.down for layer in layers]), _each([layer.move for layer in layers])
+
+
+@checks("operation")
+def refuse_wrong_operation(operation: Operation, name: str) -> None:
+    """Try a class of the user's own that acts entry by entry, and hold its derivatives to differences of its values.
+
+    Raises:
+        ConfigError: it fails, or they differ.
+    """
+    if isinstance(operation, Pointwise):
+        random = torch.Generator().manual_seed(0)
+        w, a = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((3, 2, 1), (2, 4)))
+        refuse_wrong_derivatives("operation.name", name, operation.value, operation.pull, (w, a), (3, 1, 4))
 
 
 def _each(calls: Sequence[Prepared]) -> Prepared:

@@ -32,7 +32,7 @@ from typing import ClassVar
 import numpy as np
 
 from mfrun.errors import ConfigError
-from mfrun.registry import register
+from mfrun.registry import base, register
 
 ROWS = ("first", "inner", "output", "output_bias")
 LARGEST = 4.0  # exponent: n^-a stays a number in float32
@@ -59,6 +59,7 @@ class Factors:
     rates: list[float]
 
 
+@base("scaling")
 class Scaling:
     """Rows (a, b, c) of powers of n, see the module.
 

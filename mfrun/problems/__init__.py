@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "losses": ["Loss"],
         "problem": ["Evaluation", "FiniteProblem", "PopulationProblem", "Problem"],
         "streams": ["Stream"],
-        "tasks": ["Task"],
+        "tasks": ["Task", "of_true_class", "one_hot"],
     },
 )

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.problems.tasks import Task, of_true_class, one_hot, true_rows
-from mfrun.registry import of_functions, register
+from mfrun.registry import base, of_functions, register
 
 
+@base("loss")
 class Loss(ABC):
     """A loss function of a label and the outputs.
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfrun.errors import UserError
+from mfrun.errors import ConfigError, UserError
 from mfrun.problems.streams import Batch, Drawn, Fresh, Stream
 from mfrun.problems.tasks import Task
+from mfrun.registry import reason
 from mfrun.seeds import generator
 
 # Samples in one forward pass of an evaluation.
@@ -59,6 +60,40 @@ class Problem(ABC):
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise UserError(f"inputs of type {x.dtype}: pixels are uint8, anything else is floats")
         return scaled(x.flatten(1).to(self.device), self.dtype)
+
+
+def refuse_unless_sound(problem: Problem, name: str) -> None:
+    """Try a data set of the user's own: a few samples of each split.
+
+    Raises:
+        ConfigError: it is no problem, or its samples are not what its task says.
+    """
+    if not isinstance(problem, Problem):
+        raise ConfigError("dataset.name", name, f"load returns {type(problem).__name__}, no mfrun.problems.Problem")
+    try:
+        batches = [(split, *batch) for split, one in problem.evaluation(0, 200).items() for batch in one]
+        why = next(filter(None, (_unsound(problem, *batch) for batch in batches)), None)
+    except Exception as error:  # It is the user's own code.
+        raise ConfigError("dataset.name", name, f"fails ({type(error).__name__}: {reason(error)})") from error
+    if why:
+        raise ConfigError("dataset.name", name, why)
+
+
+def _unsound(problem: Problem, split: str, x: Tensor, y: Tensor) -> str | None:
+    """What is wrong with samples (B, d) and their labels, in words."""
+    task, n_out = problem.task, problem.n_out
+    if x.dim() != 2 or x.shape[1] != problem.d:
+        return f"its {split} samples are of shape {tuple(x.shape)}, not (samples, d) with d = {problem.d}"
+    if not bool(x.isfinite().all()):
+        return f"its {split} samples are not finite"
+    if task is Task.CLASSES:
+        if y.dtype != torch.int64 or not bool(((y >= 0) & (y < n_out)).all()):
+            return f"its {split} labels are no classes: int64 from 0 to {n_out - 1}"
+    elif y.dtype == torch.int64 or tuple(y.shape) != (n_out, len(x)):
+        return f"its {split} labels are not floats, {n_out} for each sample"
+    elif task is Task.SIGN and not bool((y.abs() == 1).all()):
+        return f"its {split} labels are no signs: -1 or +1"
+    return None
 
 
 def scaled(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from mfrun.errors import UserError
-from mfrun.registry import create, reason, register
+from mfrun.registry import base, create, reason, register
 from mfrun.runs.progress import say
 
 # A row of metrics.csv by column: step, t, replicate, the metrics, wall_seconds.
 Row = Mapping[str, Any]
 
 
+@base("logger")
 @dataclass
 class Logger:
     """Base of all loggers; one object for each run. What a logger does not override does nothing."""

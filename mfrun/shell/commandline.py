@@ -47,6 +47,12 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
+def config_dirs(words: list[str]) -> list[str]:
+    """The folders of one's own YAML files that a line names."""
+    named = [w.partition("=")[2] for w in words if w.startswith("--config-dir=")]
+    return named + [b for a, b in itertools.pairwise(words) if a in ("--config-dir", "-cd")]
+
+
 def _plain(word: str) -> str:
     """A word as Hydra's grammar takes it, where people and shells write it in another way."""
     key, equals, value = word.partition("=")

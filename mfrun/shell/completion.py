@@ -6,7 +6,6 @@ command is run, and torch is not imported: an answer must come at the press of a
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -107,12 +106,6 @@ def _options(command: str, commands: Commands) -> list[str]:
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue())))
 
 
-def _folders(words: list[str]) -> list[str]:
-    """The folders of one's own YAML files that a line names."""
-    named = [w.partition("=")[2] for w in words if w.startswith("--config-dir=")]
-    return named + [b for a, b in itertools.pairwise(words[:-1]) if a in ("--config-dir", "-cd")]
-
-
 def _overrides(words: list[str]) -> list[str]:
     """Hydra's answer for the last of several overrides."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -124,6 +117,7 @@ def _overrides(words: list[str]) -> list[str]:
     from omegaconf import OmegaConf
 
     from mfrun import config
+    from mfrun.shell.commandline import config_dirs
 
     key, equals, value = words[-1].partition("=")
     if equals and key in config.CHOICES:
@@ -134,7 +128,7 @@ def _overrides(words: list[str]) -> list[str]:
     loader = ConfigLoaderImpl(create_config_search_path(str(config.conf_dir())))
     # Of a key's several values, KEY=A,B, the last is completed; those of earlier words do not matter.
     done = [w.split(",")[0] for w in words[:-1] if "=" in w and "[" not in w and not w.startswith("-")]
-    done += [f"hydra.searchpath=['file://{Path(folder).resolve()}']" for folder in _folders(words)]
+    done += [f"hydra.searchpath=['file://{Path(folder).resolve()}']" for folder in config_dirs(words[:-1])]
     before = value[: value.rfind(",") + 1]
     asked = f"{key}={value.removeprefix(before)}" if before else words[-1]
     try:

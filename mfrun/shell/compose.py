@@ -172,7 +172,9 @@ def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
     for o in commandline.parse(overrides):
         options, value = _options(o.key_or_group, name, tuple(extra)), o.value()
         if options and isinstance(value, str) and value not in options:
-            raise ConfigError(o.key_or_group, value, f"unknown; one of {', '.join(options)}{suggest(value, options)}")
+            why = f"unknown; one of {', '.join(options)}{suggest(value, options)}"
+            resumed = not extra and "resume=true" in overrides
+            raise ConfigError(o.key_or_group, value, why + ("; --config-dir is to be given again" if resumed else ""))
 
 
 @functools.cache  # The jobs of a sweep ask for the same groups.

@@ -141,7 +141,7 @@ def _job(
 def only_prints(command: str, argv: list[str]) -> bool:
     """Answer the calls that train nothing: --help, and Hydra's own printing flags."""
     if "--help" in argv or "-h" in argv:
-        print(usage.text(command))
+        print(usage.text(command, commandline.config_dirs(argv)))
         return True
     if not any(a.split("=")[0] in PRINTING for a in argv):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mfrun.config import conf_dir
@@ -48,12 +49,17 @@ Flags (Hydra's own; --hydra-help lists the rest):
   --debug                full traceback of an error"""
 
 
-def text(command: str) -> str:
-    """The help of ``train``, ``sweep`` or ``check``."""
+def text(command: str, own: Sequence[str] = ()) -> str:
+    """The help of ``train``, ``sweep`` or ``check``.
+
+    Args:
+        command: its name.
+        own: folders of ``--config-dir``, whose options are listed beside the program's.
+    """
     root = conf_dir()
     groups, keys = [], []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name != "hydra"):
-        groups += [f"\n  {folder.name}=", *options(folder.name)]
+        groups += [f"\n  {folder.name}=", *options(folder.name, own)]
     for key, description in _keys(root / "config.yaml", None):
         keys.append(f"  {key:<32}{description}")
     return "\n".join(
@@ -61,10 +67,11 @@ def text(command: str) -> str:
     )
 
 
-def options(group: str) -> list[str]:
+def options(group: str, own: Sequence[str] = ()) -> list[str]:
     """A line for each option of a group, and one for each of its keys."""
     lines = []
-    for file in sorted((conf_dir() / group).glob("*.yaml")):
+    folders = [conf_dir(), *map(Path, own)]
+    for file in [file for folder in folders for file in sorted((folder / group).glob("*.yaml"))]:
         lines.append(f"    {file.stem:<14}{_title(file)}")
         # A preset has no keys of its own.
         shown = [] if group == "figure" else _keys(file, group)

@@ -201,7 +201,7 @@ def _against_n(ax: Axes, s: Study) -> None:
     ax.plot(n, top * (n / n[0]) ** -0.5, color="0.6", linewidth=0.9, linestyle="--", label=r"$1/\sqrt{n}$")
     ax.plot(n, top * (n / n[0]) ** -1.0, color="0.6", linewidth=0.9, linestyle=":", label="$1/n$")
     if top > 0:
-        ax.set_yscale("log")
+        style.log_scale(ax, "y")
     style.log_ticks(ax, n.tolist())
     ax.set(title="gap over the run $\\sim n^{-r}$", xlabel="$n$")
     # Room for the legend above the points.
@@ -223,7 +223,7 @@ def _horizons(ax: Axes, s: Study) -> None:
             never, [end] * len(never), "^", color="#2a5d9f", fillstyle="none", markersize=7, label="never in the run"
         )
     ax.axhline(end, color="0.6", linewidth=0.8, linestyle=":")
-    ax.set_yscale("log")
+    style.log_scale(ax, "y")
     style.log_ticks(ax, [n for n, _ in found])
     ax.set(title=f"horizon $t$: gap > {s.tolerance:.2g}", xlabel="$n$")
     if never:

@@ -311,7 +311,7 @@ def _figure(found: list[Quantity], title: str, file: Path) -> None:
                 look = {"marker": "o", "markersize": broad + 3} if fine else {"marker": "x", "markersize": 6}
                 look |= {"color": colours[q.layer], "linewidth": broad, "linestyle": "-" if fine else "--"}
                 ax.plot(list(positive), list(positive.values()), **look)
-            ax.set_yscale("log")
+            style.log_scale(ax, "y")
             style.log_ticks(ax, [float(n) for n in found[0].sizes])
             # Two decades at least: on a narrower axis a constant would look like a power.
             low, high = ax.get_ylim()

@@ -110,12 +110,14 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
             for curve in curves:
                 _draw(ax, curve, metric, args.x, looks[id(curve)], log=args.xscale == "log")
             ax.set_title(title(metric) + (f", {name}" if name else ""))
-            ax.set_xscale(args.xscale)
+            if args.xscale == "log":
+                style.log_scale(ax, "x")
             ax.set_xlabel("SGD step" if args.x == "step" else r"time $t = k\alpha$")
             if metric in yscale:
                 if yscale[metric] not in ("log", "linear"):
                     raise UserError(f"--yscale {yscale[metric]}: log or linear")
-                ax.set_yscale(yscale[metric])
+                if yscale[metric] == "log":
+                    style.log_scale(ax, "y")
             if args.xlim:
                 ax.set_xlim(*_limits(args.xlim))
     every = [curve for curves in facets.values() for curve in curves]

@@ -239,7 +239,7 @@ def _against_n(ax: Axes, frame: pd.DataFrame, column: str, title: str) -> None:
         label = "$n^{-1/2}$" if power == 0.5 else "$n^{-1}$"
         ax.plot(n, first * (n / n[0]) ** -power, color="0.6", linestyle=line, linewidth=1, label=label, zorder=1)
     if (frame[column] > 0).all():
-        ax.set_yscale("log")
+        style.log_scale(ax, "y")
     style.log_ticks(ax, n.tolist())
     ax.set(title=title, xlabel="$n$")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from mfrun.errors import UserError
 from mfrun.shell.options import FORMATS
@@ -63,12 +64,20 @@ def looks(file: str | None = None, font_size: float | None = None) -> Iterator[N
         yield
 
 
-def panels(rows: int, columns: int, *, width: float = 2.9, height: float = 2.5) -> tuple[Figure, np.ndarray]:
-    """A grid of axes; sizes are inches a panel.
+class Picture(Figure):
+    """A figure that is no pyplot's, so that a notebook's own pictures and settings stay what they are."""
 
-    The figure is no pyplot's: a notebook's own pictures, and its settings, stay what they are.
-    """
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it."""
+        png = io.BytesIO()
+        with mpl.rc_context(RC):  # type: ignore[arg-type]
+            self.savefig(png, format="png")
+        return png.getvalue()
+
+
+def panels(rows: int, columns: int, *, width: float = 2.9, height: float = 2.5) -> tuple[Figure, np.ndarray]:
+    """A grid of axes; sizes are inches a panel."""
+    figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -101,13 +110,42 @@ def legend(figure: Figure, colours: dict[float, Any], widths: list[float], setti
     figure.legend(handles=handles, loc="outside right center")
 
 
+def log_scale(axes: Axes, which: str) -> None:
+    """A logarithmic x or y axis with a tick at each decade, and at 2 and 5 where fewer than 1.5 decades are seen."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+
+    def label(value: float, _: Any) -> str:
+        low, high = sorted(axis.get_view_interval())
+        exponent = math.floor(math.log10(value) + 1e-9)
+        digit = round(value / 10**exponent)
+        return rf"${digit}\cdot10^{{{exponent}}}$" if digit in (2, 5) and high < low * 10**1.5 else ""
+
+    axis.set_minor_formatter(FuncFormatter(label))
+
+
 def log_ticks(axes: Axes, values: list[float]) -> None:
-    """A logarithmic n axis whose ticks are the widths themselves."""
+    """A logarithmic n axis whose ticks are the widths themselves, with labels where there is room for them."""
     axes.set_xscale("log")
-    axes.set_xticks(values, [f"{v:g}" for v in values])
+    values = sorted(values)
+    labels = [_width_label(v) for v in values]
+    # A character takes about a fortieth of the axis. The largest width is always named.
+    places = np.log(values) / max(math.log(values[-1] / values[0]), 1e-9)
+    free = places[-1] + 1.0
+    for i in reversed(range(len(values))):
+        half = len(labels[i].strip("$").replace("^{", "").replace("}", "")) / 80
+        if places[i] + half > free:
+            labels[i] = ""
+        else:
+            free = places[i] - half - 0.02
+    axes.set_xticks(values, labels)
     axes.xaxis.set_minor_locator(NullLocator())
-    if len(values) > 6:
-        axes.tick_params(axis="x", labelsize=7, rotation=45)
+
+
+def _width_label(n: float) -> str:
+    """A width as an axis shows it: powers of ten from 10^4 on."""
+    exponent = round(math.log10(n))
+    return rf"$10^{{{exponent}}}$" if exponent >= 4 and n == 10.0**exponent else f"{n:g}"
 
 
 @styled
