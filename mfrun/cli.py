@@ -86,7 +86,10 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"mfrun: {error}", file=sys.stderr)
+        from mfrun.shell.origin import own_file
+
+        file = own_file(error, argv[1:])
+        print(f"mfrun: {f'{file}: ' if file else ''}{error}", file=sys.stderr)
         return 2
     except Interrupted as error:
         print(f"mfrun: stopped; the state is saved; {error.again or 'resume=true'} goes on from it", file=sys.stderr)

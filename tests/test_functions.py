@@ -285,3 +285,30 @@ def test_a_neuron_of_the_configured_activation(monkeypatch: pytest.MonkeyPatch) 
     for width in ("4", "inf"):
         particles = ["particles.first=32", "particles.last=16", "particles.nodes=3"] if width == "inf" else []
         assert here("train", *words, *particles, "activation=relu", f"width={width}", f"dir=w{width}") == 0
+
+
+def test_a_key_of_one_s_own_file(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the file where the file is to blame, and only there."""
+    Path("mine.py").write_text(OWN_CLASSES)
+    monkeypatch.syspath_prepend(".")
+    sys.modules.pop("mine", None)
+    Path("conf/neuron").mkdir(parents=True)
+    Path("conf/neuron/own.yaml").write_text("name: mine:Gain\nmeans: [1.0, 2.0]\nslop: 1\n")
+    words = ["train", "--config-dir", "conf", *TINY, "steps=2", "neuron=own", "dir=r"]
+    file = Path("conf/neuron/own.yaml")
+    assert here(*words) == 2
+    assert capfd.readouterr().err.startswith(f"mfrun: {file}: neuron.slop=1: unknown key")
+    assert here(*words, "~neuron.slop") == 2
+    assert capfd.readouterr().err.startswith(f"mfrun: {file}: neuron.means=[1.0, 2.0]: one finite number")
+    assert here(*words, "~neuron.slop", "neuron.means=[]") == 2
+    assert capfd.readouterr().err.startswith("mfrun: neuron.means=[]: one finite number")
+
+
+def test_an_own_file_does_not_hide_behind_the_program_s(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("conf/neuron").mkdir(parents=True)
+    Path("conf/neuron/gain.yaml").write_text("name: mine:Gain\n")
+    assert here("train", "--config-dir", "conf", *TINY, "neuron=gain", "dir=r") == 2
+    assert (
+        capfd.readouterr().err
+        == "mfrun: conf/neuron/gain.yaml: there is an option of that name already; call it otherwise\n"
+    )

@@ -13,7 +13,7 @@ from mfrun import cli
 from mfrun.dynamics.evaluate import grid
 from mfrun.runs.directory import RunDirectory
 from mfrun.shell import options
-from mfrun.study import compare
+from mfrun.study import compare, style
 from mfrun.study.convergence import study
 from mfrun.study.curves import load
 
@@ -292,3 +292,34 @@ def test_a_gap_that_is_zero_at_the_only_step(tmp_path: Path) -> None:
         (run / "metrics.csv").write_text(f"step,t,replicate,population_loss,population_error,wall_seconds\n{rows}")
     assert compare.main(options.compare().parse_args([str(tmp_path)])) == 0
     assert (tmp_path / "compare.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("low", "high"), [(900.0, 3000.0), (0.09, 0.95), (1.0, 1e6), (3.0, 4.0)])
+@pytest.mark.parametrize("which", ["x", "y"])
+def test_log_ticks_do_not_overlap(low: float, high: float, which: str) -> None:
+    figure, ((axes,),) = style.panels(1, 1)
+    axes.plot([low, high], [low, high])
+    style.log_scale(axes, which)
+    _refuse_overlaps(figure, axes, which)
+
+
+@pytest.mark.parametrize(
+    "widths", [[25, 50, 100], [100, 400, 800, 1600, 1e4, 1e6, 1e8, 1e10, 1e12], list(range(20, 40))]
+)
+def test_width_ticks_do_not_overlap(widths: list[float]) -> None:
+    figure, ((axes,),) = style.panels(1, 1)
+    axes.plot(widths, widths)
+    style.log_ticks(axes, widths)
+    _refuse_overlaps(figure, axes, "x")
+    assert axes.get_xticklabels()[-1].get_text()
+
+
+def _refuse_overlaps(figure, axes, which: str) -> None:
+    figure.canvas.draw()
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    inside = [t for t in [*axis.get_major_ticks(), *axis.get_minor_ticks()] if t.label1.get_text()]
+    low, high = axis.get_view_interval()
+    boxes = [t.label1.get_window_extent() for t in inside if low <= t.get_loc() <= high]
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert not a.overlaps(b)

@@ -203,3 +203,31 @@ def test_an_error_in_a_file_names_file_key_and_value(
     err = capfd.readouterr().err
     assert err.startswith(f"mfrun: {folder / 'mine' / 'figure' / 'own.yaml'}: {message}")
     assert len(err.splitlines()) == 1
+
+
+def test_a_sweep_s_bar_weighs_runs_by_their_cost() -> None:
+    """On a terminal: after one run of two, of which the other is much longer, the bar is not in the middle."""
+    import fcntl
+    import os
+    import pty
+    import re
+    import struct
+    import sys
+    import termios
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
+        words = ["dataset.d=3", "depth=3", "widths=[4,256]", "steps=300", "evaluation.samples=50", "threads=2", "dir=s"]
+        os.execv(sys.executable, [sys.executable, "-m", "mfrun", "sweep", *words])
+    said = b""
+    try:
+        while part := os.read(terminal, 4096):
+            said += part
+    except OSError:  # The other end is closed.
+        pass
+    assert os.waitpid(pid, 0)[1] == 0
+    shares = {int(m[1]): int(m[2]) for m in re.finditer(rb"sweep (\d)/2 runs +(\d+)%", said)}
+    assert shares[0] == 0
+    assert not 30 < shares[1] < 70
+    assert shares[2] == 100

@@ -28,21 +28,35 @@ def say(line: str) -> None:
 
 
 class Runs:
-    """Runs done in a sweep: a bar above those of the runs in hand; in a log, a count before a run's name."""
+    """Runs done in a sweep: a bar above those of the runs in hand; in a log, a count before a run's name.
+
+    The bar moves, and the time left is told, by what the runs cost: the longest ones come first.
+
+    Args:
+        total: runs of the sweep.
+        done: those that are done before it starts.
+        cost: of all the others, in any unit.
+    """
 
     current: ClassVar[Runs | None] = None
 
-    def __init__(self, total: int, done: int = 0) -> None:
-        self.total, self.started = total, done
-        self.bar = tqdm(
-            total=total,
-            initial=done,
-            desc="sweep",
-            unit="run",
+    def __init__(self, total: int, done: int, cost: float) -> None:
+        self.total, self.started, self._done = total, done, done
+        self._bar = tqdm(
+            total=cost,
+            desc=f"sweep {done}/{total} runs",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
             position=0,
+            smoothing=0,
         )
+
+    def one_more(self, cost: float) -> None:
+        """A run has ended that cost so much of the whole."""
+        self._done += 1
+        self._bar.set_description_str(f"sweep {self._done}/{self.total} runs", refresh=False)
+        self._bar.update(cost)
 
     def __enter__(self) -> Runs:
         Runs.current = self
@@ -52,7 +66,7 @@ class Runs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         Runs.current = None
-        self.bar.close()
+        self._bar.close()
 
 
 @contextmanager

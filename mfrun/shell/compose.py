@@ -163,6 +163,10 @@ def _source(flags: list[str]) -> tuple[str, list[str]]:
         return args.config_name or "config", []
     if not Path(args.config_dir).is_dir():
         raise UserError(f"--config-dir {args.config_dir}: no such folder")
+    for file in Path(args.config_dir).glob("*/**/*.yaml"):
+        # Hydra would take the program's own, and say nothing.
+        if (config.conf_dir() / file.relative_to(args.config_dir)).exists():
+            raise UserError(f"{file}: there is an option of that name already; call it otherwise")
     folder = commandline.quote("file://" + str(Path(args.config_dir).resolve()))
     return args.config_name or "config", [f"hydra.searchpath=[{folder}]"]
 

@@ -129,11 +129,11 @@ def log_ticks(axes: Axes, values: list[float]) -> None:
     axes.set_xscale("log")
     values = sorted(values)
     labels = [_width_label(v) for v in values]
-    # A character takes about a fortieth of the axis. The largest width is always named.
+    # A character takes up to a twenty-eighth of the axis of a small panel. The largest width is always named.
     places = np.log(values) / max(math.log(values[-1] / values[0]), 1e-9)
     free = places[-1] + 1.0
     for i in reversed(range(len(values))):
-        half = len(labels[i].strip("$").replace("^{", "").replace("}", "")) / 80
+        half = len(labels[i].strip("$").replace("^{", "").replace("}", "")) / 56
         if places[i] + half > free:
             labels[i] = ""
         else:

@@ -153,7 +153,8 @@ class SideBySide(Launcher):
         numbered = dict(enumerate(job_overrides, initial_job_idx))
         jobs = {n: self._job(words, n) for n, words in numbered.items() if not self.runs[tuple(words)].finished}
         cfg = self.runs[tuple(job_overrides[0])].experiment.cfg
-        with Runs(len(numbered), done=len(numbered) - len(jobs)):
+        cost = sum(job.seconds(1) for job in jobs.values())
+        with Runs(len(numbered), len(numbered) - len(jobs), cost):
             device = resolve_device(cfg.device)
             if device.type == "cuda":
                 failed = side_by_side.run_on_streams(list(jobs.values()), device)

@@ -110,8 +110,14 @@ def run_side_by_side(jobs: Sequence[Job], cores: int) -> list[Job]:
     """
     wide, narrow = schedule(jobs, cores)
     if not CAN_FORK:
-        with in_sweep(1):
-            return [job for job in wide if not job.go(cores)]
+        unwell = list[Job]()
+        for job in wide:
+            with in_sweep(1):
+                if not job.go(cores):
+                    unwell.append(job)
+            if Runs.current:
+                Runs.current.one_more(job.seconds(1))
+        return unwell
     with _Processes() as processes:
         for job in wide:
             processes.run([job], side_by_side=1, threads=cores)
@@ -141,6 +147,8 @@ def run_on_streams(jobs: Sequence[Job], device: torch.device) -> list[Job]:
             with torch.cuda.device(device), torch.cuda.stream(stream), in_sweep(slot):
                 if not job.go(1):
                     failed.append(job)
+            if Runs.current:
+                Runs.current.one_more(job.seconds(1))
         slots.append(slot)
 
     with Signals(), ThreadPoolExecutor(GPU_STREAMS) as pool:
@@ -182,7 +190,7 @@ class _Processes:
 
     def _note(self, job: Job, code: int) -> None:
         if Runs.current:
-            Runs.current.bar.update(1)
+            Runs.current.one_more(job.seconds(1))
         if code and not self.received:
             self.failed.append(job)
             if code < 0:
