@@ -96,6 +96,11 @@ class Run:
         return parse_width(self.config["width"])
 
     @property
+    def neurons(self) -> int | None:
+        """N, where N neurons a layer stand for n; None where the network is real, or the limit."""
+        return self.config.get("neurons")
+
+    @property
     def config(self) -> dict[str, Any]:
         """The keys that decide what it computes, nested as in the YAML files."""
         return plain(self.directory.config())
@@ -112,9 +117,14 @@ class Run:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """metrics.csv with a column ``width`` in front: a row for each evaluation and replicate."""
+        """metrics.csv with a column ``width`` in front: a row for each evaluation and replicate.
+
+        A column ``neurons`` follows it where so many neurons a layer stand for that width.
+        """
         frame = self.directory.metrics()
         frame.insert(0, "width", self.width)
+        if self.neurons is not None:
+            frame.insert(1, "neurons", self.neurons)
         return frame
 
     def network(self, step: int | None = None) -> Network:
@@ -256,9 +266,13 @@ class Sweep(Sequence[Run]):
         for run in self.runs:
             frame = run.frame
             for place, (key, value) in enumerate(self._values[id(run)].items(), 1):
-                frame.insert(place, key, [value] * len(frame))
+                if key not in frame:
+                    frame.insert(place, key, [value] * len(frame))
             frames.append(frame)
-        return pd.concat(frames, ignore_index=True)
+        whole = pd.concat(frames, ignore_index=True)
+        if "neurons" in whole:
+            whole.insert(1, "neurons", whole.pop("neurons"))
+        return whole
 
     def curves(self) -> list[Curve]:
         """The runs as ``mfrun plot`` groups them: all replicates and seeds of one width and one setting together."""

@@ -67,6 +67,8 @@ class Config:
     width: Any = 100
     widths: list[Any] = field(default_factory=list)
     particles: dict[str, Any] = field(default_factory=dict)
+    neurons: int | None = None
+    stand_in: dict[str, Any] = field(default_factory=dict)
     replicates: int = 1
     replicate_data: str = "shared"
     alpha: float = 0.01
@@ -88,6 +90,8 @@ class Config:
     resume: bool = False
 
 
+# The largest width, of which a draw of the neurons' types is exact.
+WIDEST = 10**18
 # Keys that say how a run is carried out, not what it computes: these may differ when it is resumed.
 EXECUTION = (
     "widths",
@@ -139,14 +143,22 @@ def parse_width(value: object, key: str = "width") -> float:
         return math.inf
     if isinstance(value, float) and value == math.inf:
         return math.inf
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(key, value, "a width is a whole number of neurons >= 1, or inf")
+    if isinstance(value, float) and value.is_integer():  # A YAML file's 1.0e+6.
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= WIDEST:
+        raise ConfigError(key, value, f"a width is a whole number of neurons from 1 to {WIDEST:.0e}, or inf")
     return value
 
 
 def width_label(width: float) -> str:
-    """``400`` or ``inf``."""
-    return "inf" if math.isinf(width) else str(int(width))
+    """``400``, ``1e6`` or ``inf``, as a person would type it."""
+    if math.isinf(width):
+        return "inf"
+    short = f"{width:.2e}"
+    if width < 1e6 or float(short) != width:
+        return str(int(width))
+    digits, _, exponent = short.partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def validated(node: DictConfig) -> Config:
@@ -179,6 +191,8 @@ def validated(node: DictConfig) -> Config:
     if not 0 < cfg.budget <= 1:
         raise ConfigError("budget", cfg.budget, "a fraction of the steps lies in (0, 1]")
     cfg.steps = _budgeted(cfg.steps, cfg.budget)
+    if cfg.neurons is not None and cfg.neurons < 2:
+        raise ConfigError("neurons", cfg.neurons, "must be at least 2, or null where all widths are real")
     if cfg.threads is not None and cfg.threads < 1:
         raise ConfigError("threads", cfg.threads, "must be at least 1, or null for all cores")
     if not cfg.checkpoint_seconds > 0:
@@ -212,6 +226,9 @@ def content(node: DictConfig) -> dict[str, Any]:
     kept["width"] = "inf" if math.isinf(width) else int(width)
     if not math.isinf(width):
         del kept["particles"]
+    # A real network is the same whatever would stand for others, and the limit needs nothing to stand for it.
+    if kept["neurons"] is None or not kept["neurons"] < width < math.inf:
+        del kept["neurons"], kept["stand_in"]
     return kept
 
 

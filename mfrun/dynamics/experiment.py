@@ -17,7 +17,7 @@ from mfrun.dynamics.evaluate import Evaluator
 from mfrun.dynamics.schedules import Rates, Schedule
 from mfrun.dynamics.steps import Eager, Graphed, Steps
 from mfrun.errors import ConfigError, UserError
-from mfrun.networks.architecture import Architecture, Blueprint
+from mfrun.networks.architecture import Architecture, Blueprint, StandIn
 from mfrun.networks.network import Network
 from mfrun.networks.particles import Particles
 from mfrun.networks.products import Products
@@ -173,6 +173,8 @@ def _blueprint(cfg: Config) -> Blueprint:
         seed=cfg.seed.init,
         replicates=1 if alike else cfg.replicates,
         particles=conform(Particles, cfg.particles, "particles"),
+        neurons=cfg.neurons,
+        stand_in=conform(StandIn, cfg.stand_in, "stand_in"),
         scaling=create("scaling", cfg.scaling, "scaling"),
         neuron=create("neuron", cfg.neuron, "neuron"),
         operation=create("operation", cfg.operation, "operation"),
@@ -199,7 +201,7 @@ def _blueprint(cfg: Config) -> Blueprint:
 
 def _scaled(schedule: Schedule, blueprint: Blueprint, architecture: Architecture) -> Schedule:
     """The schedule with the scaling's rates in its multipliers."""
-    rates = blueprint.scaling.factors(architecture.widths(int(blueprint.width), blueprint.depth)).rates
+    rates = blueprint.scaling.factors(architecture.widths(blueprint.size, blueprint.depth)).rates
     multipliers = schedule.factors(blueprint.depth)
     return replace(schedule, multipliers=[m * r for m, r in zip(multipliers, rates, strict=True)])
 

@@ -7,9 +7,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "activations": ["Activation"],
-        "architecture": ["Architecture", "Blueprint"],
+        "architecture": ["Architecture", "Blueprint", "StandIn"],
         "dense": ["Dense"],
-        "drawing": ["AnyWidth", "Drawn"],
+        "drawing": ["AnyWidth"],
+        "drawn": ["Drawn"],
         "fully_connected": ["DenseArchitecture"],
         "init": ["IID", "InitialLaw", "Layers"],
         "laws": ["Law"],

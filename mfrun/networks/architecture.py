@@ -27,6 +27,30 @@ from mfrun.networks.products import Products, arrange
 from mfrun.networks.scaling import MeanField, Scaling
 from mfrun.registry import base
 
+MEASURES = ("sampled", "spread", "drawn")
+
+
+@dataclass
+class StandIn:
+    """How N neurons stand for more (:mod:`mfrun.networks.stand_in`).
+
+    Attributes:
+        mirrored: whether every neuron is there twice, as copies with opposite noise.
+        measure: ``sampled``, well-spread types and a draw of how many real neurons are of each; ``spread``, without
+            that draw; ``drawn``, i.i.d. types.
+        first: neurons of layer 1 at ratio 1, which has to represent the law of w in d dimensions; None for N.
+    """
+
+    mirrored: bool = True
+    measure: str = "sampled"
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ConfigError("measure", self.measure, f"one of {', '.join(MEASURES)}")
+        if self.first is not None and self.first < 2:
+            raise ConfigError("first", self.first, "must be at least 2, or null for as many as in the other layers")
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -43,6 +67,8 @@ class Blueprint:
         seed: of the initialisation; replicate r of a given width is the same however many there are.
         replicates: how many independent initialisations are stacked.
         particles: the discretisation of n = infinity, where each replicate has ``particles.sets`` independent sets.
+        neurons: N, so that larger widths are stood for by N neurons a layer; None where all widths are real.
+        stand_in: how they are.
         scaling: powers of n; n = infinity has the mean field one only.
         neuron: sigma_l(theta, h), by default sigma(h + b).
         operation: sigma*(w, a), by default w a.
@@ -61,6 +87,8 @@ class Blueprint:
     seed: int = 0
     replicates: int = 1
     particles: Particles = field(default_factory=Particles)
+    neurons: int | None = None
+    stand_in: StandIn = field(default_factory=StandIn)
     scaling: Scaling = field(default_factory=MeanField)
     neuron: Neuron = field(default_factory=Bias)
     operation: Operation = field(default_factory=Product)
@@ -71,6 +99,16 @@ class Blueprint:
     def infinite(self) -> bool:
         """Whether this is the mean field limit."""
         return math.isinf(self.width)
+
+    @property
+    def stood_for(self) -> bool:
+        """Whether fewer neurons stand for those of this width."""
+        return self.neurons is not None and self.neurons < self.width and not self.infinite
+
+    @property
+    def size(self) -> int:
+        """Neurons that a layer of a finite network holds: N where they stand for n, else n."""
+        return self.neurons if self.stood_for and self.neurons else int(self.width)
 
     @property
     def sets(self) -> int:
@@ -104,6 +142,11 @@ class Architecture(ABC):
             ConfigError: the architecture does not fit the depth, or leaves a layer without neurons.
         """
 
+    def held(self, blueprint: Blueprint) -> list[int]:
+        """The neurons that the layers of a finite network hold: n_1 .. n_L, or N_1 .. N_L that stand for as many."""
+        sizes, first = self.widths(blueprint.size, blueprint.depth), blueprint.stand_in.first
+        return [self.widths(first, blueprint.depth)[0], *sizes[1:]] if blueprint.stood_for and first else sizes
+
     @abstractmethod
     def finite(self, blueprint: Blueprint) -> Network:
         """A network of finite width at step 0."""
@@ -112,9 +155,15 @@ class Architecture(ABC):
         """The network of n = infinity at step 0."""
         raise NotImplementedError
 
+    def stand_in(self, blueprint: Blueprint) -> Network:
+        """The network of ``blueprint.size`` neurons that stands for one of ``blueprint.width`` at step 0."""
+        raise NotImplementedError
+
     def draw(self, blueprint: Blueprint) -> Network:
         """A network of any width at step 0."""
-        return self.limit(blueprint) if blueprint.infinite else self.finite(blueprint)
+        if blueprint.infinite:
+            return self.limit(blueprint)
+        return self.stand_in(blueprint) if blueprint.stood_for else self.finite(blueprint)
 
     def accept(self, blueprint: Blueprint, names: Mapping[str, str]) -> None:
         """Refuse what this architecture does not do, before anything is drawn.
@@ -137,18 +186,37 @@ class Architecture(ABC):
             why = f"is for dense networks; {self.kind} take {' or '.join(self.precisions)}"
             raise ConfigError("precision", names["precision"], why)
         if not blueprint.infinite:
-            self.widths(int(blueprint.width), blueprint.depth)
+            self.held(blueprint)
+            if blueprint.stood_for:
+                self._accept_stand_in(blueprint, names)
         elif type(self).limit is Architecture.limit:
             why = f"architecture={name} does not say how to draw its limit; a width is a whole number"
             raise ConfigError("width", "inf", why)
 
+    def _accept_stand_in(self, blueprint: Blueprint, names: Mapping[str, str]) -> None:
+        """Raises ConfigError where N neurons cannot stand for the width."""
+        why = "cannot stand for a larger width with {}; null trains real networks only"
+        if type(self).stand_in is Architecture.stand_in:
+            said = f"architecture={names['architecture']}, which does not say how"
+            raise ConfigError("neurons", blueprint.neurons, why.format(said))
+        if not blueprint.operation.linear:
+            said = f"operation={names['operation']}, where more than the sum of the noise counts"
+            raise ConfigError("neurons", blueprint.neurons, why.format(said))
+        if not blueprint.scaling.is_mean_field:
+            raise ConfigError("neurons", blueprint.neurons, why.format(f"scaling={names['scaling']}, but mean_field"))
+        sizes = self.held(blueprint)
+        if blueprint.stand_in.mirrored and any(N % 2 for N in sizes):
+            said = f"mirrored copies need an even number in each layer, not {', '.join(map(str, sizes))}"
+            raise ConfigError("neurons", blueprint.neurons, said)
+
     def multiplications(self, blueprint: Blueprint) -> float:
         """Weights that one sample meets on its way through; by default those of fully-connected layers."""
-        n = blueprint.particles.first if blueprint.infinite else int(blueprint.width)
-        sizes = [blueprint.d, *self.widths(n, blueprint.depth), blueprint.n_out]
+        limit = blueprint.infinite
+        hidden = self.widths(blueprint.particles.first, blueprint.depth) if limit else self.held(blueprint)
+        sizes = [blueprint.d, *hidden, blueprint.n_out]
         return sum(j * k for j, k in itertools.pairwise(sizes))
 
     def products(self, blueprint: Blueprint, precision: str) -> Products:
         """How the matrices of its networks are multiplied; torch is set up for it."""
-        largest = blueprint.particles.first if blueprint.infinite else int(blueprint.width)
+        largest = blueprint.particles.first if blueprint.infinite else blueprint.size
         return arrange(precision, blueprint.device, largest)

@@ -10,7 +10,8 @@ from typing import Any
 from mfrun.errors import ConfigError
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.conv import Conv, Convolution
-from mfrun.networks.drawing import AnyWidth, Drawn
+from mfrun.networks.drawing import AnyWidth
+from mfrun.networks.drawn import Drawn
 from mfrun.networks.init import Layers
 from mfrun.networks.network import Image
 from mfrun.networks.products import Products
@@ -97,7 +98,7 @@ class ConvArchitecture(AnyWidth):
         if blueprint.infinite:
             widths = [blueprint.particles.first] + [1] * (len(self.layers) - 1)
         else:
-            widths = self.widths(int(blueprint.width), blueprint.depth)
+            widths = self.held(blueprint)
         below, total = _image(blueprint)[2], 0.0
         for layer, n, size in zip(self.layers, widths, sizes, strict=False):
             pixels = math.prod(map(layer.convolved, size))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from mfrun.errors import ConfigError
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.dense import Dense
-from mfrun.networks.drawing import AnyWidth, Drawn
+from mfrun.networks.drawing import AnyWidth
+from mfrun.networks.drawn import Drawn
 from mfrun.networks.init import Layers
 from mfrun.networks.neurons import Bias, Trained
 from mfrun.registry import register

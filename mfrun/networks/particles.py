@@ -100,26 +100,35 @@ class Particles:
             return _grids([_grid(law, m, per_axis - s % 2) for s in range(stack)])
         if meta:
             return Types(torch.empty((stack, budget, m), dtype=torch.float64, device="meta"), None)
-        return Types(torch.stack([self._sample(law, m, budget, (*seed, s)) for s in range(stack)]), None)
+        return Types(torch.stack([sample(self.method, law, m, budget, (*seed, s)) for s in range(stack)]), None)
 
-    def _sample(self, law: Law, m: int, count: int, seed: tuple[int, ...]) -> Tensor:
-        """Equal-weight particles (count, m)."""
-        rng = np.random.default_rng(entropy("particles", *seed))
-        if self.method == "sobol":
-            # Slow to import, and finite networks do without.
-            from scipy.stats import qmc
 
-            with warnings.catch_warnings():
-                # A count that is no power of 2 only loses some balance.
-                warnings.simplefilter("ignore", UserWarning)
-                u = qmc.Sobol(m, scramble=True, rng=rng).random(count)
-        elif self.method == "antithetic":
-            half = rng.random((count // 2, m))
-            u = np.concatenate([half, 1 - half])
-        else:
-            u = rng.random((count, m))
-        tiny = 2.0**-53
-        return torch.from_numpy(law.quantile(np.clip(u, tiny, 1 - tiny)))
+def sample(method: str, law: Law, m: int, count: int, seed: tuple[int, ...]) -> Tensor:
+    """Equal-weight points (count, m) of m independent coordinates, each with the law.
+
+    Args:
+        method: one of ``METHODS``.
+        law: of every coordinate.
+        m: dimension.
+        count: number of points.
+        seed: of the points.
+    """
+    rng = np.random.default_rng(entropy("particles", *seed))
+    if method == "sobol":
+        # Slow to import, and finite networks do without.
+        from scipy.stats import qmc
+
+        with warnings.catch_warnings():
+            # A count that is no power of 2 only loses some balance.
+            warnings.simplefilter("ignore", UserWarning)
+            u = qmc.Sobol(m, scramble=True, rng=rng).random(count)
+    elif method == "antithetic":
+        half = rng.random((count // 2, m))
+        u = np.concatenate([half, 1 - half])
+    else:
+        u = rng.random((count, m))
+    tiny = 2.0**-53
+    return torch.from_numpy(law.quantile(np.clip(u, tiny, 1 - tiny)))
 
 
 def _is_finite(law: Law) -> bool:

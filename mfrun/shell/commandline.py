@@ -69,6 +69,8 @@ def _plain(word: str) -> str:
 def _whole(number: re.Match[str]) -> str:
     """1e4 as 10000, where it is a whole number, so that it may stand where only those may."""
     value = float(number[0])
+    if value == float("inf"):  # Hydra would take it for infinity.
+        raise UserError(f"{number[0]}: too large a number")
     return str(int(value)) if value.is_integer() and value < 1e18 else number[0]
 
 

@@ -14,10 +14,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mfrun.config import width_label
 from mfrun.errors import UserError
 from mfrun.study import style
-from mfrun.study.convergence import BOOTSTRAPPED, Fit, Study, rms, study, table
-from mfrun.study.curves import choose_metrics, describe, load, title
+from mfrun.study.convergence import Fit, Study, rms, study, table
+from mfrun.study.curves import alike, choose_metrics, describe, load, title
+from mfrun.study.horizon import BOOTSTRAPPED
 
 
 def main(args: argparse.Namespace) -> int:
@@ -68,12 +70,13 @@ def measure(args: argparse.Namespace) -> Measured:
     curves, folder = load(args.paths, args.latest)
     metrics = choose_metrics(curves, args.metrics)
     settings = list({repr(c.setting): c.setting for c in curves}.values())
+    # What all settings have in common is no setting of its own.
+    settings = [s for s in settings if not any(s.items() < other.items() for other in settings)] or settings
     studies, skipped = [], []
     for setting in settings:
         for metric in metrics:
             try:
-                alike = [c for c in curves if c.setting == setting]
-                studies.append(study(alike, metric, args.tolerance, args.absolute))
+                studies.append(study(alike(curves, setting), metric, args.tolerance, args.absolute, setting))
             except UserError as error:
                 where = f" [{describe(setting)}]" if setting else ""
                 skipped.append(f"{error}{where}")
@@ -90,21 +93,27 @@ def text(studies: list[Study], steps: list[int]) -> str:
         where = f" [{describe(s.setting)}]" if s.setting else ""
         last = int(s.gaps[0].differences.index[-1])
         lines.append(f"\n{s.metric}{where}: gap to {what}, steps 1 to {last}; horizon at gap {s.tolerance:.3g}")
-        head = f"{'n':>6} {'gap of mean':>12} {'noise':>9}  {'gap of one':>10} {'horizon t':>10} {'step':>8}"
+        named = [width_label(g.width) + (f" by {g.neurons}" if g.neurons else "") for g in s.gaps]
+        wide = max(6, *map(len, named))
+        head = f"{'n':>{wide}} {'gap of mean':>12} {'noise':>9}  {'gap of one':>10} {'horizon t':>10} {'step':>8}"
         lines.append(head + "".join(f" {f'k={k}':>9}" for k in steps))
-        for g in s.gaps:
+        for g, name in zip(s.gaps, named, strict=True):
             horizon, one = g.horizon(s.tolerance), g.of_one()
             t, step = (f"{horizon[1]:.4g}", str(horizon[0])) if horizon else ("never", "never")
             flags = {True: "*", False: " ", None: "?"}
             mean_flag, one_flag = flags[g.mean_flagged()], flags[g.one_flagged()]
             noise = "?" if g.replicates == 1 else f"{rms(g.noise()):.2g}"
-            row = f"{int(g.width):>6} {rms(g.of_mean()):>12.3g}{mean_flag}{noise:>9}  "
+            row = f"{name:>{wide}} {rms(g.of_mean()):>12.3g}{mean_flag}{noise:>9}  "
             row += f"{rms(one):>10.3g}{one_flag}{t:>10} {step:>8}"
             for k in steps:
                 gap = g.one_at(k)
                 row += f" {'-':>9}" if math.isnan(gap) else f" {gap:>9.2g}"
             lines.append(row)
         lines.append(f"  rate r in gap ~ n^-r: mean {_rate(s.fit_mean)}, one network {_rate(s.fit_one)}")
+        if s.law.widths >= 3:
+            lines.append(f"  horizon t = {s.law.a:.3g} + b ln n, b = {s.law.b:.3g} [{s.law.low:.3g}, {s.law.high:.3g}]")
+        if any(g.neurons for g in s.gaps):
+            lines.append("  n by N: N neurons a layer stand for n (docs/width.md)")
         if any(g.mean_flagged() or g.one_flagged() for g in s.gaps):
             lines.append(
                 "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
@@ -160,7 +169,7 @@ def figure(studies: list[Study]) -> Figure:
     colours = style.colours([g.width for s in studies for g in s.gaps])
     for row, s in zip(axes, studies, strict=True):
         for g in s.gaps:
-            _positive(row[0], g.of_one(), color=colours[g.width], label=f"$n={int(g.width)}$")
+            _positive(row[0], g.of_one(), color=colours[g.width], label=style.named(g.width, g.neurons))
         bar = s.gaps[0].reference_bar
         if (bar > 0).any():
             label = "limit's bar" if s.reference == "inf" else "reference's bar"
@@ -218,13 +227,19 @@ def _horizons(ax: Axes, s: Study) -> None:
     never = [n for n, h in found if not h]
     if reached:
         ax.plot(*zip(*reached, strict=True), "o", color="#2a5d9f", markersize=5)
+    if s.law.widths >= 3:
+        n = np.array([min(reached)[0], max(reached)[0]])
+        label = f"$b={s.law.b:.2g}$ [{s.law.low:.2g}, {s.law.high:.2g}]"
+        ax.plot(n, s.law.a + s.law.b * np.log(n), color="#c9541b", linewidth=1.2, label=label)
     if never:
         ax.plot(
             never, [end] * len(never), "^", color="#2a5d9f", fillstyle="none", markersize=7, label="never in the run"
         )
     ax.axhline(end, color="0.6", linewidth=0.8, linestyle=":")
-    style.log_scale(ax, "y")
+    # t against ln n is a line on a linear axis of t; without the law, horizons of all sizes are to be seen.
+    if s.law.widths < 3:
+        style.log_scale(ax, "y")
     style.log_ticks(ax, [n for n, _ in found])
     ax.set(title=f"horizon $t$: gap > {s.tolerance:.2g}", xlabel="$n$")
-    if never:
+    if never or s.law.widths >= 3:
         ax.legend(fontsize=7)

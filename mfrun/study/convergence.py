@@ -7,7 +7,7 @@ For a metric m, m_n,r(k) being its value in replicate r of width n at step k and
 
 each as its root mean square over the logarithmic grid of steps k >= 1 (the *gap over the run*) or at single steps. The
 rate r of gap ~ C n^-r is a least-squares line through log gap against log n. The *horizon* of a width is the first time
-at which the gap of one network exceeds a tolerance.
+at which the gap of one network exceeds a tolerance (:mod:`mfrun.study.horizon`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ import scipy.special
 
 from mfrun.errors import UserError
 from mfrun.study.curves import Curve
+from mfrun.study.horizon import BOOTSTRAPPED, RESAMPLES, Law, crossing, law
 from mfrun.study.power_law import power_law
-
-# Of the bootstrap over replicates, and how many of them it takes.
-RESAMPLES, BOOTSTRAPPED = 2000, 4
 
 
 @dataclass
@@ -37,12 +35,14 @@ class Gap:
         differences: (steps, replicates), m_n,r(k) - m(k).
         times: t by step.
         reference_bar: half-width of the reference's own 95 % interval by step; zeros where it has none.
+        neurons: N, where N neurons a layer stand for n.
     """
 
     width: float
     differences: pd.DataFrame
     times: pd.Series
     reference_bar: pd.Series
+    neurons: int | None = None
 
     @property
     def replicates(self) -> int:
@@ -104,12 +104,16 @@ class Gap:
 
     def horizon(self, tolerance: float) -> tuple[int, float] | None:
         """(step, t) at which the gap of one network first exceeds the tolerance; None for never."""
-        above = self.of_one()
-        above = above[above > tolerance]
-        if above.empty:
+        t = crossing(self.of_one().to_numpy(), self.t, tolerance)
+        if t is None:
             return None
-        step = int(above.index[0])
-        return step, float(self.times[step])
+        last = self.differences.index[-1]
+        return round(t / float(self.times[last]) * int(last)), t
+
+    @property
+    def t(self) -> np.ndarray:
+        """Times of the evaluations."""
+        return self.times.loc[self.differences.index].to_numpy(dtype=float)
 
 
 @dataclass
@@ -140,9 +144,12 @@ class Study:
     tolerance: float
     fit_mean: Fit = field(default_factory=Fit)
     fit_one: Fit = field(default_factory=Fit)
+    law: Law = field(default_factory=Law)
 
 
-def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) -> Study:
+def study(
+    curves: list[Curve], metric: str, tolerance: float, absolute: bool, setting: dict[str, object] | None = None
+) -> Study:
     """Hold all curves of one setting to the limit, or to the largest width where there is no limit.
 
     Args:
@@ -150,6 +157,7 @@ def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) ->
         metric: a column of metrics.csv.
         tolerance: of the horizon, as a fraction of the range that the reference runs through, or absolute.
         absolute: which of the two.
+        setting: what it is called; by default what the curves say.
 
     Raises:
         UserError: fewer than two widths, or no step that all of them have.
@@ -175,7 +183,8 @@ def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) ->
         differences = differences.dropna()
         if differences.empty:
             continue
-        gaps.append(Gap(curve.width, differences, curve.times(), bar.reindex(differences.index).fillna(0.0)))
+        own_bar = bar.reindex(differences.index).fillna(0.0)
+        gaps.append(Gap(curve.width, differences, curve.times(), own_bar, curve.neurons))
     # Widths of one table are compared over one stretch of time.
     common = sorted(set.intersection(*(set(g.differences.index) for g in gaps))) if gaps else []
     if not common:
@@ -184,8 +193,11 @@ def study(curves: list[Curve], metric: str, tolerance: float, absolute: bool) ->
         gap.differences, gap.reference_bar = gap.differences.loc[common], gap.reference_bar.loc[common]
     mean = truth.loc[common].mean(axis=1)
     scale = 1.0 if absolute else float(mean.max() - mean.min()) or 1.0
-    result = Study(metric, curves[0].setting, reference.label, gaps, tolerance * scale)
+    called = curves[0].setting if setting is None else setting
+    result = Study(metric, called, reference.label, gaps, tolerance * scale)
     result.fit_mean, result.fit_one = _fit_of_mean(gaps), fit(gaps, _one_over_run)
+    n = np.array([g.width for g in gaps], dtype=float)
+    result.law = law(n, [g.differences.to_numpy() for g in gaps], [g.t for g in gaps], result.tolerance)
     return result
 
 
@@ -253,6 +265,7 @@ def table(studies: list[Study], steps: list[int]) -> pd.DataFrame:
             horizon = g.horizon(s.tolerance)
             row: dict[str, object] = {**s.setting, "metric": s.metric, "reference": s.reference, "width": int(g.width)}
             row |= {
+                "neurons": g.neurons,
                 "replicates": g.replicates,
                 "gap_of_mean": rms(mean),
                 "noise": rms(g.noise()),
@@ -267,6 +280,7 @@ def table(studies: list[Study], steps: list[int]) -> pd.DataFrame:
             }
             for name, f in (("mean", s.fit_mean), ("one", s.fit_one)):
                 row |= {f"rate_of_{name}": f.rate, f"rate_of_{name}_low": f.low, f"rate_of_{name}_high": f.high}
+            row |= {"horizon_slope": s.law.b, "horizon_slope_low": s.law.low, "horizon_slope_high": s.law.high}
             for step in steps:
                 row[f"gap_of_one_at_{step}"] = g.one_at(step)
             rows.append(row)

@@ -103,6 +103,8 @@ def assemble_widths(node: DictConfig) -> list[Experiment]:
         raise ConfigError("widths", labels, "the check is about finite widths")
     if len(set(cfg.widths)) < 3:
         raise ConfigError("widths", labels, "a power of n is fitted to at least three widths")
+    if cfg.neurons is not None:
+        raise ConfigError("neurons", cfg.neurons, "the check is about real networks; null")
     if cfg.steps < 1:
         raise ConfigError("steps", cfg.steps, "changes from step to step need at least one")
     experiments, problems = [], Problems()

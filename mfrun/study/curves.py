@@ -62,11 +62,13 @@ class Curve:
         width: n, or ``math.inf``.
         setting: the keys, other than the width, in which the compared runs differ.
         sources: the runs.
+        neurons: N, where N neurons a layer stand for n; None where the networks are real, or the limit.
     """
 
     width: float
     setting: dict[str, Any]
     sources: list[Source] = field(default_factory=list)
+    neurons: int | None = None
 
     @property
     def label(self) -> str:
@@ -167,7 +169,8 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
         shown = {k: v for k, v in setting.items() if len(values[k]) > 1}
         seeds = (int(flat.get("seed.init", 0)), int(flat.get("seed.data", 0)))
         source = Source(run, frame, *seeds, flat.get("replicate_data") == "independent")
-        curves.setdefault((repr(shown), width), Curve(width, shown)).sources.append(source)
+        curve = curves.setdefault((repr(shown), width), Curve(width, shown, neurons=flat.get("neurons")))
+        curve.sources.append(source)
     # Settings stay in the order in which their runs were found.
     order = {key: i for i, key in enumerate(dict.fromkeys(key for key, _ in curves))}
     folder = Path(paths[0]) if len(paths) == 1 else Path()
@@ -191,6 +194,11 @@ def _stretches(flat: dict[str, Any]) -> bool:
         return bool(create("schedule", node, "schedule").needs_end)
     except ConfigError:
         return False
+
+
+def alike(curves: list[Curve], setting: dict[str, Any]) -> list[Curve]:
+    """The curves of a setting, and those that lack some of its keys, as real networks lack those of stand-ins."""
+    return [c for c in curves if all(key in setting and setting[key] == value for key, value in c.setting.items())]
 
 
 def describe(setting: dict[str, Any], keys: list[str] | None = None) -> str:

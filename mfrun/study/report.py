@@ -123,6 +123,8 @@ def _add(figure: go.Figure, curve: Curve, metric: str, colour: str, dash: str) -
     mean, spread = curve.drawn(metric)
     mean = mean[mean.index > 0]
     name = "n = ∞" if is_limit(curve) else f"n = {curve.label}"
+    if curve.neurons:
+        name += f" (N = {curve.neurons})"
     if curve.setting:
         name += f", {describe(curve.setting)}"
     x = [int(k) for k in mean.index]

@@ -96,12 +96,25 @@ def look(width: float, colours: dict[float, Any], line: Any) -> dict[str, Any]:
     return LIMIT | ({"linestyle": line} if line != LINES[0] else {})
 
 
-def legend(figure: Figure, colours: dict[float, Any], widths: list[float], settings: list[str]) -> None:
-    """One legend beside all panels: a line for each width, and for each setting where there are several."""
+def named(width: float, neurons: int | None = None) -> str:
+    """A width as a legend names it, with the neurons that stand for it where they do."""
+    if math.isinf(width):
+        return r"$n = \infty$"
+    return f"$n = {_width_label(width).strip('$')}$" + (f" ($N = {neurons}$)" if neurons else "")
+
+
+def legend(figure: Figure, colours: dict[float, Any], widths: dict[float, int | None], settings: list[str]) -> None:
+    """One legend beside all panels: a line for each width, and for each setting where there are several.
+
+    Args:
+        figure: the picture.
+        colours: of the widths.
+        widths: and the neurons that stand for them, where they do.
+        settings: in words.
+    """
     handles = []
-    for width in sorted(set(widths)):
-        label = r"$n = \infty$" if math.isinf(width) else f"$n = {int(width)}$"
-        handles.append(Line2D([], [], label=label, **look(width, colours, LINES[0])))
+    for width, neurons in sorted(widths.items()):
+        handles.append(Line2D([], [], label=named(width, neurons), **look(width, colours, LINES[0])))
     if len(settings) > 1:
         handles += [
             Line2D([], [], color="0.4", linestyle=line, label=label)

@@ -164,6 +164,9 @@ def smaller(cfg: config.Config, flops: float) -> config.Config:
         even = 2 * cfg.particles.get("sets", 1)
         first = max(even, round(cfg.particles.get("first", even) / excess / even) * even)
         return replace(cfg, particles={**cfg.particles, "first": first})
+    if cfg.neurons is not None and cfg.neurons < cfg.width:
+        # Even layers, where the ratios leave them so.
+        return replace(cfg, neurons=max(1, int(cfg.neurons / math.sqrt(excess) / 64)) * 64)
     return replace(cfg, width=max(1, int(cfg.width / math.sqrt(excess))))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -291,7 +292,9 @@ def _with_widths(overrides: list[str], master: DictConfig) -> list[Override]:
     parsed = [*(o for o in commandline.parse(preset) if o.key_or_group not in given), *parsed]
     if any(o.key_or_group == "width" for o in parsed):
         return parsed
-    widths = [config.width_label(config.parse_width(w, "widths")) for w in master.widths]
+    parsed_widths = [config.parse_width(w, "widths") for w in master.widths]
+    # Hydra would make a float of 1e6, and 1000000.0 of that.
+    widths = ["inf" if math.isinf(w) else str(int(w)) for w in parsed_widths]
     if not widths:
         raise ConfigError("widths", "[]", "a sweep needs at least one width")
     if len(set(widths)) < len(widths):

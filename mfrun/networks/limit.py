@@ -1,0 +1,54 @@
+"""The neurons of n = infinity: one for each type, weighed by a quadrature rule."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mfrun.networks.architecture import Blueprint
+from mfrun.networks.drawn import Drawn, Typed, beside, names_of
+from mfrun.networks.init import Layers
+
+
+def limit(blueprint: Blueprint, layers: Layers) -> Drawn:
+    """One neuron for each type, and the conditional mean of every inner weight (Section 3.2 at t = 0).
+
+    A neuron of layer l >= 2 enters the formal system only through its theta and f_l, the conditional mean of its
+    incoming weights (Eq. 27). Neurons that start with one (theta, f) stay equal for ever, so a layer needs one neuron
+    for each initial value of what tells its neurons apart: the coordinates of the initial law. With i.i.d. weights f_l
+    is the constant mu2 at the start, and these are particles of (w, bias) in layer 1, bias types in the inner layers (a
+    single neuron where tau3 = 0) and types of (bias, beta) in layer L; the components of another neuron's theta join
+    the bias where they have a deviation. Filters of a convolution, whose kernels are vectors of weights where a neuron
+    has single ones, are drawn alike: convolution, activation and pooling act on each of them alike.
+
+    Where sigma* is not linear in w, the mean says too little: quadrature nodes of w's initial law take its place.
+
+    Args:
+        blueprint: what to draw from.
+        layers: the shapes of the weights between two neurons.
+    """
+    init, particles = blueprint.init, blueprint.particles
+    L, stack, meta = layers.L, blueprint.replicates * particles.sets, blueprint.device.type == "meta"
+    types = [
+        particles.types(init.entries, sum(counts.values()), stack, (blueprint.seed, l), first=l == 0, meta=meta)
+        for l, counts in enumerate(names_of(blueprint, layers))
+    ]
+    typed = Typed(blueprint, layers, [t.nodes for t in types])
+    # One node, the mean, where that says all.
+    several = int(not blueprint.operation.linear and init.noise > 0)
+    w_law = particles.types(init.entries, several, stack, (blueprint.seed, L + 1), first=False)
+    nodes = w_law.nodes.sum(-1).to(types[0].nodes.device) * init.noise
+
+    def inner(l: int) -> Tensor:
+        """W_{l+1}: the nodes around the conditional mean of each pair of types."""
+        W = nodes[:, None, None, :] + beside(typed.inner(l), 1)
+        W = W.expand(stack, types[l].count, types[l - 1].count, -1).flatten(-2)
+        kernel = layers.kernels[l]
+        return W.view(*W.shape, *([1] * len(kernel))).expand(*W.shape, *kernel)
+
+    W = [typed.first(), *(inner(l) for l in range(1, L)), typed.output()]
+    b = [*(typed.bias(l) for l in range(L)), init.bias(types[0].nodes.new_zeros((stack, layers.n_out)))]
+    omega = None
+    if w_law.count > 1:
+        omega = nodes.new_full(nodes.shape, 1 / w_law.count) if w_law.weights is None else w_law.weights
+    drawn = Drawn(W, b, [t.measure() for t in types], [typed.theta(l) for l in range(L)], omega)
+    return drawn.to(blueprint.dtype, blueprint.device)
