@@ -11,7 +11,9 @@ sweep() {
     name=$1
     shift
     echo "== $name"
-    python -m mfrun sweep threads=1 dir="$OUT/$name" resume=true replicates=4 "$@"
+    again=false
+    [ ! -e "$OUT/$name/sweep.yaml" ] || again=true
+    python -m mfrun sweep threads=1 dir="$OUT/$name" resume=$again replicates=4 "$@"
 }
 
 for setting in $SETTINGS; do
