@@ -208,6 +208,11 @@ class Architecture(ABC):
         if blueprint.stand_in.mirrored and any(N % 2 for N in sizes):
             said = f"mirrored copies need an even number in each layer, not {', '.join(map(str, sizes))}"
             raise ConfigError("neurons", blueprint.neurons, said)
+        widths = self.widths(int(blueprint.width), blueprint.depth)
+        lumped = [n / N for n, N in zip(widths, sizes, strict=True)]
+        if not blueprint.stand_in.mirrored and max(lumped) > 1.01 * min(lumped):
+            said = f"layers of {sizes} neurons for {widths} need copies: one noise cannot have two variances"
+            raise ConfigError("stand_in.mirrored", False, said)
 
     def multiplications(self, blueprint: Blueprint) -> float:
         """Weights that one sample meets on its way through; by default those of fully-connected layers."""

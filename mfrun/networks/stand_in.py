@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfrun.errors import ConfigError
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.drawn import Drawn, Typed, beside, names_of
 from mfrun.networks.finite import finite
@@ -43,18 +42,10 @@ def stand_in(blueprint: Blueprint, layers: Layers, sizes: list[int], widths: lis
         layers: the shapes of the weights between two neurons.
         sizes: N_1 .. N_L, the neurons that are drawn.
         widths: n_1 .. n_L, those that they stand for.
-
-    Raises:
-        ConfigError: layers differ in n_l / N_l and have no copies.
     """
     chosen = blueprint.stand_in
-    lumped = [n / N for n, N in zip(widths, sizes, strict=True)]
-    if not chosen.mirrored:
-        if max(lumped) > 1.01 * min(lumped):
-            why = f"layers of {sizes} neurons for {widths} need copies: one noise cannot have two variances"
-            raise ConfigError("stand_in.mirrored", False, why)
-        if chosen.measure == "drawn":
-            return finite(blueprint, layers, sizes, lumped[0])
+    if chosen.measure == "drawn" and not chosen.mirrored:
+        return finite(blueprint, layers, sizes, widths[0] / sizes[0])
     return _Lumps(blueprint, layers, sizes, widths).drawn()
 
 

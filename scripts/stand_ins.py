@@ -1,0 +1,143 @@
+"""Widths stood for by fewer neurons against real networks, for docs/width.md. Hours on one core; resumable.
+
+For each setting, real networks and stand-ins of N neurons train to the same steps on the same samples. Printed are, at
+chosen steps, the gap of the mean to the limit and the deviation over starts of both, and the distance of their gaps in
+standard errors of the difference; where the curve has a plateau, the step at which it falls below a level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import mfrun
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, and where it is looked at.
+
+    Attributes:
+        keys: of the runs.
+        metric: that is compared.
+        steps: at which.
+        starts: of every width; of n = 1600, ``few``.
+        first: neurons of the stand-ins' first layer by N, where it has more.
+        level: of the metric; its first passage is compared, too.
+    """
+
+    keys: tuple[str, ...]
+    metric: str
+    steps: tuple[int, ...]
+    starts: int = 12
+    few: int = 4
+    first: int | None = None
+    level: float | None = None
+
+
+MNIST = ("dataset=mnist", "alpha=0.01", "evaluation.points_per_decade=20")
+SETTINGS = {
+    "gaussians": Setting(
+        ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 300, 1000, 2000), 24, 8
+    ),
+    "gaussians_1024": Setting(
+        ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 300, 1000, 2000), 24, 8, first=1024
+    ),
+    "mnist3_tau01": Setting((*MNIST, "depth=3", "steps=2000"), "test_loss", (100, 300, 1000, 2000)),
+    "mnist4_tau2": Setting(
+        (*MNIST, "depth=4", "init.tau2=2", "steps=4000"), "test_loss", (100, 1000, 2000, 4000), level=1.0
+    ),
+    "mnist4_tau01": Setting((*MNIST, "depth=4", "steps=20000"), "test_loss", (1000, 5000, 10000, 20000), level=1.0),
+}
+REAL, SIZES = (400, 800, 1600), (64, 128, 256)
+
+
+def main() -> None:
+    """Train what is missing, and print the tables of what is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("settings", nargs="*", default=list(SETTINGS), help=f"of {', '.join(SETTINGS)}")
+    parser.add_argument("--root", default="data", help="folder of MNIST")
+    parser.add_argument("--out", default="outputs/stand_ins", type=Path)
+    parser.add_argument("--tables", action="store_true", help="train nothing")
+    parser.add_argument("--largest", type=int, default=max(REAL), help="real widths to train, up to this one")
+    args = parser.parse_args()
+    for name in args.settings:
+        setting = SETTINGS[name]
+        # The first layer's size is the stand-ins' alone: real networks and the limit of one task are trained once.
+        real = args.out / name.removesuffix("_1024")
+        if not args.tables:
+            train(setting, real, args)
+            for N in SIZES:
+                train(setting, args.out / f"{name}_N{N}", args, N)
+        show(name, setting, real, args.out)
+
+
+def train(setting: Setting, folder: Path, args: argparse.Namespace, N: int | None = None) -> None:
+    """The runs of one folder that are not there yet."""
+    widths = [n for n in REAL if n <= args.largest]
+    keys = [*setting.keys, "threads=1", *([f"dataset.root={args.root}"] if "mnist" in setting.keys[0] else [])]
+    if N is not None:
+        keys += [f"neurons={N}", *([f"stand_in.first={setting.first}"] if setting.first else [])]
+    for n in [*widths, *(["inf"] if N is None else [1000000, 1000000000000])]:
+        run = folder / f"width={n}"
+        starts = setting.few if n == max(REAL) and N is None else setting.starts
+        words = [*keys, f"width={n}", f"replicates={starts}", f"dir={run}", f"resume={(run / 'config.yaml').exists()}"]
+        subprocess.run([sys.executable, "-m", "mfrun", "train", *words], check=True)
+
+
+def show(name: str, setting: Setting, real: Path, out: Path) -> None:
+    """The tables of one setting."""
+    metric, steps = setting.metric, list(setting.steps)
+    curves = {("real", int(r.width)): r.frame for r in mfrun.load(real) if math.isfinite(r.width)}
+    limit = next(r.frame for r in mfrun.load(real) if math.isinf(r.width)).set_index("step")
+    for N in SIZES:
+        if (out / f"{name}_N{N}").exists():
+            curves |= {(f"N = {N}", int(r.width)): r.frame for r in mfrun.load(out / f"{name}_N{N}")}
+    print(f"\n{name}: {metric}; gap of the mean to the limit and its standard error; deviation over starts")
+    print(f"{'n':>8} {'':<8} {'starts':>6}" + "".join(f" {f'k={k}':>28}" for k in steps))
+    for n in sorted({n for _, n in curves}):
+        truth = None
+        for what in ("real", *(f"N = {N}" for N in SIZES)):
+            if (what, n) not in curves:
+                continue
+            values = curves[what, n].pivot(index="step", columns="replicate", values=metric).reindex(steps)
+            gap, sd = values.mean(axis=1) - limit[metric].reindex(steps), values.std(axis=1)
+            se = sd / math.sqrt(values.shape[1])
+            line = f"{n:>8.3g} {what:<8} {values.shape[1]:>6}"
+            for k in steps:
+                z = "" if truth is None else f" {(gap[k] - truth[0][k]) / math.hypot(se[k], truth[1][k]):+.1f}"
+                line += f" {gap[k]:>8.4f} +-{se[k]:.4f} {sd[k]:.4f}{z:>5}"
+            print(line)
+            truth = (gap, se) if what == "real" else truth
+    if setting.level is not None:
+        print(f"step at which {metric} falls below {setting.level}: mean, its standard error, deviation over starts")
+        for (what, n), frame in sorted(curves.items(), key=lambda item: (item[0][1], item[0][0] != "real", item[0][0])):
+            passed = passages(frame, metric, setting.level)
+            if len(passed) > 1:
+                sd = passed.std(ddof=1)
+                print(
+                    f"{n:>8.3g} {what:<8} {len(passed):>6} {passed.mean():>9.0f} +-{sd / len(passed) ** 0.5:.0f} {sd:.0f}"
+                )
+
+
+def passages(frame: pd.DataFrame, metric: str, level: float) -> np.ndarray:
+    """The step, interpolated, at which each start first falls below the level; those that never do are left out."""
+    found = []
+    for _, one in frame.groupby("replicate"):
+        k, v = one["step"].to_numpy(float), one[metric].to_numpy()
+        below = np.flatnonzero(v < level)
+        if len(below) and below[0] > 0:
+            i = below[0]
+            found.append(k[i - 1] + (v[i - 1] - level) / (v[i - 1] - v[i]) * (k[i] - k[i - 1]))
+    return np.array(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Widths that fewer neurons stand for: what their neurons see of one another, held to real networks and the limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import LIMIT, TINY, curves, here, rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import mfrun
+from mfrun.config import validated
+from mfrun.dynamics.experiment import Experiment, assemble
+from mfrun.networks import StandIn
+from mfrun.networks.finite import finite
+from mfrun.networks.stand_in import stand_in
+from mfrun.shell.compose import compose
+from mfrun.study.horizon import crossing, law
+
+# A task of a few inputs, on which a width shows within a few hundred steps.
+TASK = ["threads=1", "dataset.d=8", "depth=4", "alpha=0.02", "steps=400", "evaluation.samples=1000", "dtype=float64"]
+
+
+def experiment(*words: str) -> Experiment:
+    return assemble(validated(compose([*TASK, *words], [])))
+
+
+def drawn(e: Experiment, chosen: StandIn, sizes: list[int], widths: list[int]):
+    blueprint = dataclasses.replace(e.blueprint, stand_in=chosen, neurons=sizes[-1])
+    return stand_in(blueprint, e.architecture.layers_of(blueprint), sizes, widths)
+
+
+def trained(e: Experiment, marks: list[int]) -> Tensor:
+    """population_loss at the marks, (marks, starts)."""
+    network, evaluator = e.network(), e.evaluator()
+    steps, k, found = e.steps(network, e.stream()), 0, []
+    for mark in marks:
+        while k < mark:
+            k = steps.advance(k, mark)
+        found.append(torch.as_tensor(evaluator(network)["population_loss"]).double())
+    return torch.stack(found)
+
+
+# --- What is drawn.
+
+
+@pytest.mark.parametrize("words", [(), ("init.tau3=0.5", "architecture.ratios=[2,1,0.5]"), ("neuron=affine",)])
+def test_as_many_neurons_are_the_network_itself(words: tuple[str, ...]) -> None:
+    """At n = N, without copies and with i.i.d. types: bit for bit."""
+    e = experiment("width=12", "replicates=2", *words)
+    widths = e.architecture.widths(12, 4)
+    real = finite(e.blueprint, e.architecture.layers_of(e.blueprint), widths)
+    stood = drawn(e, StandIn(mirrored=False, measure="drawn"), widths, widths)
+    for a, b in zip([*real.W, *real.b, *real.theta], [*stood.W, *stood.b, *stood.theta], strict=True):
+        assert torch.equal(a, b)
+    assert real.p == stood.p
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(2, 20).map(lambda k: 2 * k),
+    st.integers(2, 30).map(lambda k: 2 * k),
+    st.floats(1, 12),
+    st.booleans(),
+)
+def test_measures_are_probabilities_and_counts_of_the_width(N: int, first: int, decades: float, biases: bool) -> None:
+    n = max(N + 1, round(10**decades))
+    words = ["init.tau3=0.5"] if biases else []
+    e = experiment(f"width={n}", f"neurons={N}", f"stand_in.first={first}", *words)
+    network = e.network()
+    assert network.widths == [first, N, N]
+    for l, size in enumerate(network.widths, 1):
+        p = network.p[l].probabilities(size)
+        assert float(p.sum()) == pytest.approx(1, abs=1e-12)
+        half = p[: size // 2]
+        assert torch.equal(half, p[size // 2 :])
+        typed = l != 2 or biases
+        counts = 2 * n * half
+        assert (counts - counts.round()).abs().max() < 1e-3 if typed else torch.allclose(counts, counts[0])
+
+
+def test_copies_have_opposite_noise() -> None:
+    """Exactly: what the neurons of layer 2 see of layer 1 averages over copies to the mean field."""
+    e = experiment("width=1000", "neurons=16", "stand_in.first=32", "init.tau2=2")
+    network, x = e.network(), torch.randn((5, 8), dtype=torch.float64)
+    ws = network.workspace(5)
+    network.forward(x, ws)
+    mean = (network.p[1].probabilities(32) @ ws.a[0]) * 1.0  # mu2 = 1
+    assert torch.allclose((ws.h[1][:8] + ws.h[1][8:]) / 2, mean.expand(8, 5), atol=1e-12)
+    assert (ws.h[1][:8] - mean).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("n", "N", "first"), [(40, 16, 16), (40, 16, 64), (10**6, 16, 16), (10**6, 32, 8)])
+def test_the_noise_of_the_real_width(n: int, N: int, first: int) -> None:
+    """Up: (tau2^2 / n) E_p[a a'] in every h_j. Down: (tau2^2 / n) E_p[D D'] in every bracket. Over 2000 draws of it."""
+    tau2, starts = 2.0, 2000
+    e = experiment(f"width={n}", f"neurons={N}", f"stand_in.first={first}", f"init.tau2={tau2}", f"replicates={starts}")
+    network = e.network()
+    W, p1, p2 = network.W[1], network.p[1], network.p[2]
+    x = torch.randn((3, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a = torch.relu(network.W[0] @ x.T)
+    weights = [torch.stack([p.probabilities(s, r) for r in range(starts)]) for p, s in ((p1, first), (p2, N))]
+    # Upwards, from the neurons' own types.
+    pa = weights[0].unsqueeze(-1) * a
+    noise = W @ pa - pa.sum(1, keepdim=True)
+    wanted = tau2**2 / n * torch.einsum("sib,sic->bc", pa, a) / starts
+    found = torch.einsum("sjb,sjc->bc", noise, noise) / (starts * N)
+    assert torch.allclose(found, wanted, rtol=0.1)
+    # Downwards, from signals that differ between the neurons of layer 2 and not between copies.
+    D = torch.randn((N // 2, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64).repeat(2, 1)
+    pD = weights[1].unsqueeze(-1) * D
+    back = W.mT @ pD - pD.sum(1, keepdim=True)
+    # A type that nobody is of has no noise, and nobody sees it.
+    there = weights[0] > 0
+    found = torch.einsum("sib,sic,si->bc", back, back, there.double()) / there.sum()
+    wanted = tau2**2 / n * torch.einsum("sjb,jc->bc", pD, D) / starts
+    assert torch.allclose(found, wanted, rtol=0.1)
+
+
+def test_the_response_of_the_real_width() -> None:
+    """bracket_i has (tau2^2 / n) E[dD/dh] a_i, since D_j sees W_ji through h_j."""
+    n, N, tau2, starts = 60, 16, 3.0, 4000
+    e = experiment(f"width={n}", f"neurons={N}", f"init.tau2={tau2}", "stand_in.measure=spread", f"replicates={starts}")
+    network = e.network()
+    x = torch.randn((8,), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a = torch.relu(network.W[0] @ x)
+    h = (network.W[1] @ a.unsqueeze(-1)).squeeze(-1) / N
+    D = h**2  # A signal whose derivative is 2 h.
+    bracket = (network.W[1].mT @ D.unsqueeze(-1)).squeeze(-1) / N - D.mean(1, keepdim=True)
+    found, derivative = (bracket * a).mean(), 2 * h.mean(1, keepdim=True)
+    assert float(found) == pytest.approx(tau2**2 / n * float((derivative * a * a).mean()), rel=0.1)
+
+
+def test_an_infinite_width_has_no_noise() -> None:
+    """At n = 10^18 the inner neurons are one, and stay one; the curve is that of the particle system."""
+    e = experiment("width=1000000000000000000", "neurons=16", "stand_in.first=256", "stand_in.measure=spread")
+    network = e.network()
+    steps = e.steps(network, e.stream())
+    steps.advance(0, 50)
+    assert float((network.W[1] - network.W[1][:, :1, :]).abs().max()) < 1e-6
+    assert float((network.W[1] - 1).abs().max()) > 1e-3
+
+
+# --- What it does.
+
+
+@pytest.mark.parametrize(
+    ("words", "N", "first"),
+    [(("init.tau2=0.1",), 32, 256), (("init.tau2=2",), 32, 256), (("init.tau2=1", "init.tau3=0.5"), 64, 512)],
+)
+def test_the_curve_and_its_spread_are_the_real_ones(words: tuple[str, ...], N: int, first: int) -> None:
+    """n = 96: mean and deviation over 16 starts, within the errors of both."""
+    S, marks = 16, [0, 50, 100]
+    real = trained(experiment("width=96", f"replicates={S}", *words), marks)
+    some = experiment("width=96", f"neurons={N}", f"stand_in.first={first}", f"replicates={S}", *words)
+    stood = trained(some, marks)
+    error = ((real.var(1) + stood.var(1)) / S).sqrt()
+    assert ((real.mean(1) - stood.mean(1)).abs() / error).max() < 3.5
+    # The logarithm of a deviation over S starts is known to 1 / sqrt(2 S) where the law is normal.
+    assert (real.std(1).log() - stood.std(1).log()).abs().max() < 3.5 * math.sqrt(1 / S)
+
+
+def test_the_limit_of_wide_stand_ins_is_the_limit() -> None:
+    """Gap at n = 10^12 within the limit's own bar and the spread of the stand-ins."""
+    marks = [50, 150]
+    limit = trained(experiment("width=inf", "particles.first=2048"), marks)
+    mean, bar = limit.mean(1), 3.2 * limit.std(1) / 2
+    stood = trained(experiment("width=1000000000000", "neurons=16", "stand_in.first=512", "replicates=4"), marks)
+    assert ((stood.mean(1) - mean).abs() < bar + 3 * stood.std(1) / 2).all()
+
+
+# --- As a user has it.
+
+
+def test_a_sweep_with_real_widths_stand_ins_and_the_limit(capfd: pytest.CaptureFixture[str]) -> None:
+    """Everything takes them, and says which they are; a real network is what it is without the key."""
+    words = [*SEVERAL, *LIMIT, "steps=30", "replicates=2", "keep_checkpoints=1"]
+    assert here("sweep", *words, "widths=[4,6,1e3,1e6,inf]", "neurons=6", "stand_in.first=8", "dir=s") == 0
+    assert here("train", *words, "width=6", "dir=r") == 0
+    assert curves("s/width=6") == curves("r")
+    assert "neurons" not in Path("s/width=6/config.yaml").read_text() + Path("s/width=inf/config.yaml").read_text()
+    sweep = mfrun.load("s")
+    assert [(run.width, run.neurons) for run in sweep] == [(4, None), (6, None), (1e3, 6), (1e6, 6), (math.inf, None)]
+    table = sweep.frame.groupby("width").neurons.first()
+    assert table.dropna().to_dict() == {1e3: 6, 1e6: 6}
+    capfd.readouterr()
+    assert here("compare", "s", "--metrics", "population_loss") == 0
+    said = capfd.readouterr().out
+    assert " 1e6 by 6 " in said
+    assert "n by N: N neurons a layer stand for n" in said
+    for command in (["plot", "s"], ["plot", "s", "--weights"], ["report", "s"], ["export", "s"], ["status", "s"]):
+        assert here(*command) == 0
+    assert here("statics", "s/width=1000000") == 0
+    assert here("sweep", *words, "widths=[4,1e3,1e12]", "neurons=6", "--dry-run") == 0
+    assert here("sweep", "dir=s", "resume=true", "widths=[4,6,1e3,1e6,1e9,inf]", "steps=60") == 0
+    assert (
+        here("sweep", *words[:-3], "steps=60", "replicates=2", "widths=[1e3]", "neurons=6", "stand_in.first=8", "dir=t")
+        == 0
+    )
+    assert curves("s/width=1000") == curves("t/width=1000")
+
+
+SEVERAL = ["threads=1", *TINY[2:]]
+
+
+def test_other_kinds_of_networks() -> None:
+    """Convolutions, several outputs, biases with a spread, ratios, neurons with a theta, tau3."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 6, 6, 1), dtype=np.uint8), rng.integers(0, 3, 30)
+    np.savez("a.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:])
+    data = ["threads=1", "dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy", "batch=6", "steps=20"]
+    cnn = ["architecture=cnn", "architecture.layers=[{kernel:3},{kernel:3,pool:2}]"]
+    assert here("train", *data, *cnn, "width=100000", "neurons=6", "dir=cnn") == 0
+    assert here("train", *data, "width=100000", "neurons=6", "depth=3", "init.tau3=0.5", "dir=b") == 0
+    more = ["architecture.ratios=[1,2]", "neuron=affine", "neuron.deviations=[0.1,0.1]", "init.law=uniform"]
+    assert here("train", *data, *more, "width=100000", "neurons=6", "depth=3", "dir=c") == 0
+    for run in ("cnn", "b", "c"):
+        assert all(math.isfinite(float(row["test_loss"])) for row in rows(run))
+
+
+REFUSED = {
+    "width=1e400": "1e400: too large a number",
+    "width=1e19": "width=10000000000000000000: a width is a whole number of neurons from 1 to 1e+18, or inf",
+    "width=1000 neurons=7": "neurons=7: mirrored copies need an even number in each layer, not 7, 7",
+    "width=1000 neurons=6 stand_in.first=5": "neurons=6: mirrored copies need an even number in each layer, not 5, 6",
+    "width=1000 neurons=1": "neurons=1: must be at least 2",
+    "width=1000 neurons=6 stand_in.first=1": "stand_in.first=1: must be at least 2",
+    "width=1000 neurons=6 scaling=ntk": "neurons=6: cannot stand for a larger width with scaling=ntk, but mean_field",
+    "width=1000 neurons=6 operation=of_sum": "neurons=6: cannot stand for a larger width with operation=of_sum",
+    "width=1000 neurons=6 stand_in.measure=x": "stand_in.measure=x: one of sampled, spread, drawn",
+    "width=1000 neurons=6 stand_in.mirored=x": "stand_in.mirored=x: unknown key",
+    "width=1000 neurons=6 stand_in.mirrored=false stand_in.first=60": "stand_in.mirrored=False: layers of [60, 6]",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_bad_input(words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert here("train", "threads=1", "depth=3", "dataset.d=3", "steps=2", "dir=r", *words.split()) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"mfrun: {REFUSED[words]}")
+    assert err.count("\n") == 1
+    assert not Path("r").exists()
+
+
+# --- The horizon.
+
+
+@given(st.floats(0.05, 3), st.floats(1e-6, 1e-2), st.floats(0.01, 0.9))
+def test_a_crossing_is_exact_for_exponential_growth(rate: float, start: float, tolerance: float) -> None:
+    t = np.linspace(0, 100, 23)
+    with np.errstate(over="ignore"):
+        gap = start * np.exp(rate * t)
+    exact = math.log(tolerance / start) / rate
+    found = crossing(gap, t, tolerance)
+    assert found is None if exact > 100 else found == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_law_of_the_horizon_is_found() -> None:
+    """Gaps exp(t / 20) / sqrt(n): t_h = 20 ln(tolerance) + 10 ln n, with an interval that holds the slope."""
+    n = np.array([1e2, 1e4, 1e6, 1e9])
+    t = np.linspace(0, 300, 60)
+    rng = np.random.default_rng(0)
+    gaps = [np.exp(t / 20)[:, None] / math.sqrt(w) * np.exp(0.3 * rng.standard_normal(12)) for w in n]
+    found = law(n, gaps, [t] * 4, 0.5)
+    assert found.b == pytest.approx(10, rel=0.05)
+    assert found.low < found.b < found.high
+    assert abs(found.b - 10) < found.high - found.low
+    assert found.source == "replicates"
+    assert math.isnan(law(n[:2], gaps[:2], [t] * 2, 0.5).b)
