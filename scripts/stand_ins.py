@@ -122,9 +122,8 @@ def show(name: str, setting: Setting, real: Path, out: Path) -> None:
             passed = passages(frame, metric, setting.level)
             if len(passed) > 1:
                 sd = passed.std(ddof=1)
-                print(
-                    f"{n:>8.3g} {what:<8} {len(passed):>6} {passed.mean():>9.0f} +-{sd / len(passed) ** 0.5:.0f} {sd:.0f}"
-                )
+                se = sd / len(passed) ** 0.5
+                print(f"{n:>8.3g} {what:<8} {len(passed):>6} {passed.mean():>9.0f} +-{se:.0f} {sd:.0f}")
 
 
 def passages(frame: pd.DataFrame, metric: str, level: float) -> np.ndarray:

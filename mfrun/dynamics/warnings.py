@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Fewer particles than these are a poor integral over the measure of a layer.
 FEW_PARTICLES = 64
+# And neurons of a first layer that stand for more.
+FEW_STAND_INS = 128
 # (key, value, why it is suspect)
 Suspicion = tuple[str, Any, str]
 
@@ -51,10 +53,23 @@ def few_particles(experiment: Experiment) -> Iterator[Suspicion]:
             yield f"particles.{key}", count, why
 
 
+def few_stand_ins(experiment: Experiment) -> Iterator[Suspicion]:
+    """A first layer of few types, whose own error hides what the width does."""
+    blueprint = experiment.blueprint
+    if blueprint.stood_for:
+        first = experiment.architecture.held(blueprint)[0]
+        if first < FEW_STAND_INS:
+            why = (
+                f"{first} neurons of layer 1 represent the law of w poorly; stand_in.first= takes more (docs/width.md)"
+            )
+            yield "neurons", blueprint.neurons, why
+
+
 RULES: tuple[Callable[[Experiment], Iterator[Suspicion]], ...] = (
     schedule_in_steps,
     batch_beyond_the_data,
     few_particles,
+    few_stand_ins,
 )
 
 

@@ -1,0 +1,100 @@
+"""Draws docs/horizon_*.png from the runs of scripts/horizon.sh: curves, horizons against n, and the curves shifted."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from mfrun.study import style
+from mfrun.study.convergence import Study, study
+from mfrun.study.curves import Curve, load
+
+TITLES = {
+    "mnist4_tau2": r"MNIST, 4 layers, $\tau_2=2$",
+    "mnist4_tau2_N128": r"MNIST, 4 layers, $\tau_2=2$, $N=128$",
+    "mnist4_tau01": r"MNIST, 4 layers, $\tau_2=0.1$",
+    "mnist5_tau2": r"MNIST, 5 layers, $\tau_2=2$",
+    "mnist5_tau01": r"MNIST, 5 layers, $\tau_2=0.1$",
+    "gaussians5_tau3": r"Gaussians, 5 layers, $\tau_2=3$",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument(
+        "--tolerance", type=float, default=0.2, help="of the horizon, of the range of the limit's curve"
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    for folder in args.folders:
+        draw(folder, args.tolerance, args.out / f"horizon_{folder.name}.png")
+
+
+@style.styled
+def draw(folder: Path, tolerance: float, file: Path) -> None:
+    """One row: the curves, the horizons with their line, and the curves against t - b ln n."""
+    curves, _ = load([str(folder)], latest=False)
+    metric = next(m for m in ("test_loss", "population_loss") if m in curves[0].metrics())
+    found = study(curves, metric, tolerance, absolute=False)
+    colours = style.colours([c.width for c in curves])
+    figure, ((left, middle, right),) = style.panels(1, 3, width=3.1, height=2.7)
+    for curve in curves:
+        mean, spread = curve.drawn(metric)
+        t = curve.times().reindex(mean.index)
+        look = style.look(curve.width, colours, "-")
+        left.plot(t, mean, **look)
+        if spread is not None:
+            left.fill_between(t, mean - spread, mean + spread, color=look["color"], alpha=0.15, linewidth=0)
+    left.set(title=f"{metric.replace('_', ' ')}", xlabel=r"time $t = k\alpha$")
+    horizons(middle, found)
+    shifted(right, curves, metric, found, colours)
+    handles = [
+        Line2D([], [], label=style.named(c.width, c.neurons), **style.look(c.width, colours, "-")) for c in curves
+    ]
+    figure.legend(handles=handles, loc="outside right center")
+    figure.suptitle(TITLES.get(folder.name, folder.name))
+    style.save(figure, file)
+    law = found.law
+    print(f"{folder.name}: t_h = {law.a:.3g} + b ln n, b = {law.b:.3g} [{law.low:.3g}, {law.high:.3g}], {law.source}")
+    for gap in found.gaps:
+        reached = gap.horizon(found.tolerance)
+        off = (
+            "never"
+            if reached is None
+            else f"t = {reached[1]:.2f}, {reached[1] - law.a - law.b * math.log(gap.width):+.2f}"
+        )
+        print(f"  n = {gap.width:<8.3g} {off}")
+    print(file)
+
+
+def horizons(axes, found: Study) -> None:
+    """The horizon of every width, and the line through them."""
+    reached = [(g.width, h[1], g.neurons) for g in found.gaps if (h := g.horizon(found.tolerance))]
+    for width, t, neurons in reached:
+        axes.plot([width], [t], "o", color="#2a5d9f", fillstyle="none" if neurons else "full", markersize=5)
+    n, law = np.array([reached[0][0], reached[-1][0]]), found.law
+    label = f"$b = {law.b:.2f}$ [{law.low:.2f}, {law.high:.2f}]"
+    axes.plot(n, law.a + law.b * np.log(n), color="#c9541b", linewidth=1.3, label=label)
+    style.log_ticks(axes, [width for width, *_ in reached])
+    axes.set(title="horizon $t_h = a + b\\,\\ln n$", xlabel="$n$", ylim=(0, None))
+    axes.legend(fontsize=8, loc="upper left")
+
+
+def shifted(axes, curves: list[Curve], metric: str, found: Study, colours: dict) -> None:
+    """The curves of finite widths, each against the time since its horizon on the line."""
+    for curve in curves:
+        if math.isfinite(curve.width):
+            mean, _ = curve.drawn(metric)
+            t = curve.times().reindex(mean.index) - found.law.a - found.law.b * math.log(curve.width)
+            axes.plot(t, mean, **style.look(curve.width, colours, "-"))
+    span = found.law.a + found.law.b * math.log(curves[0].width)
+    axes.set(title="the same, shifted", xlabel="$t - a - b\\,\\ln n$", xlim=(-abs(span) - 10, None))
+
+
+if __name__ == "__main__":
+    main()
