@@ -29,18 +29,22 @@ def main() -> None:
     parser.add_argument(
         "--tolerance", type=float, default=0.2, help="of the horizon, of the range of the limit's curve"
     )
+    parser.add_argument("--level", type=float, default=0.5, help="loss, whose passage is timed from the horizon on")
+    parser.add_argument("--least", type=float, default=1000, help="leave smaller widths out of the fit")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
     for folder in args.folders:
-        draw(folder, args.tolerance, args.out / f"horizon_{folder.name}.png")
+        draw(folder, args.tolerance, args.level, args.least, args.out / f"horizon_{folder.name}.png")
 
 
 @style.styled
-def draw(folder: Path, tolerance: float, file: Path) -> None:
+def draw(folder: Path, tolerance: float, level: float, least: float, file: Path) -> None:
     """One row: the curves, the horizons with their line, and the curves against t - b ln n."""
-    curves, _ = load([str(folder)], latest=False)
+    curves = load([str(folder)], latest=False)[0]
     metric = next(m for m in ("test_loss", "population_loss") if m in curves[0].metrics())
     found = study(curves, metric, tolerance, absolute=False)
+    # Small networks leave the limit before they have come to the plateau, where nothing grows exponentially yet.
+    found.law = study([c for c in curves if c.width >= least], metric, tolerance, absolute=False).law
     colours = style.colours([c.width for c in curves])
     figure, ((left, middle, right),) = style.panels(1, 3, width=3.1, height=2.7)
     for curve in curves:
@@ -61,14 +65,15 @@ def draw(folder: Path, tolerance: float, file: Path) -> None:
     style.save(figure, file)
     law = found.law
     print(f"{folder.name}: t_h = {law.a:.3g} + b ln n, b = {law.b:.3g} [{law.low:.3g}, {law.high:.3g}], {law.source}")
-    for gap in found.gaps:
-        reached = gap.horizon(found.tolerance)
-        off = (
-            "never"
-            if reached is None
-            else f"t = {reached[1]:.2f}, {reached[1] - law.a - law.b * math.log(gap.width):+.2f}"
-        )
-        print(f"  n = {gap.width:<8.3g} {off}")
+    print(f"  {'n':>8} {'t_h':>7} {'off the line':>13} {'from t_h to a loss of ' + str(level):>26}")
+    for gap, curve in zip(found.gaps, [c for c in curves if math.isfinite(c.width)], strict=True):
+        reached, passed = gap.horizon(found.tolerance), falls_below(curve, metric, level)
+        if reached is None:
+            print(f"  {gap.width:>8.3g}   never")
+            continue
+        off = reached[1] - law.a - law.b * math.log(gap.width)
+        after = "-" if passed is None else f"{passed - reached[1]:.1f}"
+        print(f"  {gap.width:>8.3g} {reached[1]:>7.2f} {off:>+13.2f} {after:>26}")
     print(file)
 
 
@@ -85,6 +90,17 @@ def horizons(axes, found: Study) -> None:
     axes.legend(fontsize=8, loc="upper left")
 
 
+def falls_below(curve: Curve, metric: str, level: float) -> float | None:
+    """The time, interpolated, at which the mean curve first falls below the level."""
+    mean, _ = curve.drawn(metric)
+    t, v = curve.times().reindex(mean.index).to_numpy(), mean.to_numpy()
+    below = np.flatnonzero(v < level)
+    if not len(below) or below[0] == 0:
+        return None
+    i = below[0]
+    return float(t[i - 1] + (v[i - 1] - level) / (v[i - 1] - v[i]) * (t[i] - t[i - 1]))
+
+
 def shifted(axes, curves: list[Curve], metric: str, found: Study, colours: dict) -> None:
     """The curves of finite widths, each against the time since its horizon on the line."""
     for curve in curves:
@@ -92,8 +108,7 @@ def shifted(axes, curves: list[Curve], metric: str, found: Study, colours: dict)
             mean, _ = curve.drawn(metric)
             t = curve.times().reindex(mean.index) - found.law.a - found.law.b * math.log(curve.width)
             axes.plot(t, mean, **style.look(curve.width, colours, "-"))
-    span = found.law.a + found.law.b * math.log(curves[0].width)
-    axes.set(title="the same, shifted", xlabel="$t - a - b\\,\\ln n$", xlim=(-abs(span) - 10, None))
+    axes.set(title="the same, shifted", xlabel="$t - a - b\\,\\ln n$", xlim=(-15, 60))
 
 
 if __name__ == "__main__":
