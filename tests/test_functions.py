@@ -312,3 +312,12 @@ def test_an_own_file_does_not_hide_behind_the_program_s(capfd: pytest.CaptureFix
         capfd.readouterr().err
         == "mfrun: conf/neuron/gain.yaml: there is an option of that name already; call it otherwise\n"
     )
+
+
+def test_help_lists_one_s_own_options(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("conf/neuron").mkdir(parents=True)
+    Path("conf/neuron/mine.yaml").write_text("# a neuron of mine\nname: mine:Gain\nmeans: [1.0]   # at the start\n")
+    assert here("train", "--help", "--config-dir", "conf") == 0
+    said = capfd.readouterr().out
+    assert "    mine          a neuron of mine\n" in said
+    assert "at the start" in said

@@ -248,6 +248,22 @@ def test_bad_input(words: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert not Path("r").exists()
 
 
+def test_an_architecture_that_does_not_say_how(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("silent.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from mfrun.networks import Architecture, DenseArchitecture\n\n"
+        "@dataclass\nclass Silent(DenseArchitecture):\n    stand_in = Architecture.stand_in\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    words = ["depth=3", "dataset.d=3", "steps=2", "architecture.name=silent:Silent", "dir=r"]
+    assert here("train", "threads=1", *words, "width=6", "neurons=6") == 0
+    assert here("train", "threads=1", *words[:-1], "dir=s", "width=60", "neurons=6") == 2
+    said = "neurons=6: cannot stand for a larger width with architecture=silent:Silent, which does not say how"
+    assert f"mfrun: {said}" in capfd.readouterr().err
+
+
 # --- The horizon.
 
 

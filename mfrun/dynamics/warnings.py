@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Fewer particles than these are a poor integral over the measure of a layer.
 FEW_PARTICLES = 64
 # And neurons of a first layer that stand for more.
-FEW_STAND_INS = 128
+FEW_STAND_INS = 256
 # (key, value, why it is suspect)
 Suspicion = tuple[str, Any, str]
 
