@@ -86,10 +86,7 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         if debug:
             raise
-        from mfrun.shell.origin import own_file
-
-        file = own_file(error, argv[1:])
-        print(f"mfrun: {f'{file}: ' if file else ''}{error}", file=sys.stderr)
+        print(f"mfrun: {_place(error, argv)}{error}", file=sys.stderr)
         return 2
     except Interrupted as error:
         print(f"mfrun: stopped; the state is saved; {error.again or 'resume=true'} goes on from it", file=sys.stderr)
@@ -120,6 +117,16 @@ def _command(target: str, options: str | None = None) -> Command:
         return code
 
     return call
+
+
+def _place(error: Exception, argv: list[str]) -> str:
+    """``FILE: `` where a file of the user's own is to blame, else nothing."""
+    if not any(word.split("=")[0] in ("--config-dir", "-cd") for word in argv):
+        return ""
+    from mfrun.shell.origin import own_file
+
+    file = own_file(error, argv[1:])
+    return f"{file}: " if file else ""
 
 
 def _complete(argv: list[str]) -> int:

@@ -45,16 +45,16 @@ class Setting:
 MNIST = ("dataset=mnist", "alpha=0.01", "evaluation.points_per_decade=20")
 SETTINGS = {
     "gaussians": Setting(
-        ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 300, 1000, 2000), 24, 8
+        ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 316, 1000, 2000), 24, 8
     ),
     "gaussians_1024": Setting(
-        ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 300, 1000, 2000), 24, 8, first=1024
+        ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 316, 1000, 2000), 24, 8, first=1024
     ),
-    "mnist3_tau01": Setting((*MNIST, "depth=3", "steps=2000"), "test_loss", (100, 300, 1000, 2000)),
+    "mnist3_tau01": Setting((*MNIST, "depth=3", "steps=2000"), "test_loss", (100, 316, 1000, 2000)),
     "mnist4_tau2": Setting(
-        (*MNIST, "depth=4", "init.tau2=2", "steps=4000"), "test_loss", (100, 1000, 2000, 4000), level=1.0
+        (*MNIST, "depth=4", "init.tau2=2", "steps=4000"), "test_loss", (100, 1000, 1995, 4000), level=1.0
     ),
-    "mnist4_tau01": Setting((*MNIST, "depth=4", "steps=20000"), "test_loss", (1000, 5000, 10000, 20000), level=1.0),
+    "mnist4_tau01": Setting((*MNIST, "depth=4", "steps=20000"), "test_loss", (1000, 5012, 10000, 20000), level=1.0),
 }
 REAL, SIZES = (400, 800, 1600), (64, 128, 256)
 
@@ -95,11 +95,11 @@ def train(setting: Setting, folder: Path, args: argparse.Namespace, N: int | Non
 def show(name: str, setting: Setting, real: Path, out: Path) -> None:
     """The tables of one setting."""
     metric, steps = setting.metric, list(setting.steps)
-    curves = {("real", int(r.width)): r.frame for r in mfrun.load(real) if math.isfinite(r.width)}
-    limit = next(r.frame for r in mfrun.load(real) if math.isinf(r.width)).set_index("step")
+    curves = {("real", int(r.width)): r.frame for r in ended(real) if math.isfinite(r.width)}
+    limit = next(r.frame for r in ended(real) if math.isinf(r.width)).set_index("step")
     for N in SIZES:
         if (out / f"{name}_N{N}").exists():
-            curves |= {(f"N = {N}", int(r.width)): r.frame for r in mfrun.load(out / f"{name}_N{N}")}
+            curves |= {(f"N = {N}", int(r.width)): r.frame for r in ended(out / f"{name}_N{N}")}
     print(f"\n{name}: {metric}; gap of the mean to the limit and its standard error; deviation over starts")
     print(f"{'n':>8} {'':<8} {'starts':>6}" + "".join(f" {f'k={k}':>28}" for k in steps))
     for n in sorted({n for _, n in curves}):
@@ -124,6 +124,11 @@ def show(name: str, setting: Setting, real: Path, out: Path) -> None:
                 sd = passed.std(ddof=1)
                 se = sd / len(passed) ** 0.5
                 print(f"{n:>8.3g} {what:<8} {len(passed):>6} {passed.mean():>9.0f} +-{se:.0f} {sd:.0f}")
+
+
+def ended(folder: Path) -> list[mfrun.Run]:
+    """The runs below a folder that have come to their end."""
+    return [run for run in mfrun.load(folder) if run.status["state"] == "finished"]
 
 
 def passages(frame: pd.DataFrame, metric: str, level: float) -> np.ndarray:

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from mfrun.config import flatten
-from mfrun.errors import ConfigError, UserError
+from mfrun.errors import ConfigError
 from mfrun.files import load_yaml, plain
 from mfrun.shell import commandline
 
 
-def own_file(error: UserError, argv: list[str]) -> Path | None:
+def own_file(error: Exception, argv: list[str]) -> Path | None:
     """The file below ``--config-dir`` that gave the refused key its value; None where no such file did.
 
     Args:

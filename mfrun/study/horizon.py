@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+
+from mfrun.study.power_law import line
 
 # Resamples of the bootstrap over replicates, and how many replicates it takes.
 RESAMPLES, BOOTSTRAPPED = 2000, 4
@@ -77,16 +78,15 @@ def law(n: np.ndarray, differences: list[np.ndarray], times: list[np.ndarray], t
     count = int(left.sum())
     if count < 3:
         return Law(widths=count, why="fewer than three widths leave the limit")
-    line = scipy.stats.linregress(np.log(n[left]), t[left])
+    a, b, half = line(np.log(n[left]), t[left])
     if min(d.shape[1] for d in differences) < BOOTSTRAPPED:
-        reach = float(scipy.stats.t.ppf(0.975, count - 2)) * line.stderr
-        return Law(line.intercept, line.slope, line.slope - reach, line.slope + reach, "residuals", count)
+        return Law(a, b, b - half, b + half, "residuals", count)
     rng = np.random.default_rng(0)
     slopes = []
     for _ in range(RESAMPLES):
         again = horizons([d[:, rng.integers(0, d.shape[1], d.shape[1])] for d in differences])
         both = left & np.isfinite(again)
         if both.sum() >= 3:
-            slopes.append(np.polyfit(np.log(n[both]), again[both], 1)[0])
+            slopes.append(line(np.log(n[both]), again[both])[1])
     low, high = np.quantile(slopes, (0.025, 0.975))
-    return Law(line.intercept, line.slope, float(low), float(high), "replicates", count)
+    return Law(a, b, float(low), float(high), "replicates", count)

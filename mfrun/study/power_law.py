@@ -1,4 +1,4 @@
-"""Powers of n: the line through a quantity against the width, both logarithmic."""
+"""Lines through a quantity against the width, and powers of n, where both are logarithmic."""
 
 from __future__ import annotations
 
@@ -26,16 +26,23 @@ class PowerLaw:
     C: float = math.nan
 
 
+def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Intercept and slope of the least-squares line, and the half-width of the slope's 95 % interval, of the residuals.
+
+    The half-width is NaN with two points.
+    """
+    slope, intercept = (float(c) for c in np.polyfit(x, y, 1))
+    free = len(x) - 2
+    if free < 1:
+        return intercept, slope, math.nan
+    residuals, apart = y - intercept - slope * x, x - x.mean()
+    error = math.sqrt(float(residuals @ residuals) / free / float(apart @ apart))
+    return intercept, slope, float(scipy.special.stdtrit(free, 0.975)) * error
+
+
 def power_law(n: Sequence[float], values: Sequence[float]) -> PowerLaw:
     """Fit positive values at different n."""
     if len(n) < 2:
         return PowerLaw()
-    x, y = np.log(n), np.log(values)
-    slope, intercept = np.polyfit(x, y, 1)
-    exponent, C, free = float(slope), float(np.exp(intercept)), len(n) - 2
-    if free < 1:
-        return PowerLaw(exponent, C=C)
-    residuals, apart = y - intercept - slope * x, x - x.mean()
-    error = math.sqrt(float(residuals @ residuals) / free / float(apart @ apart))
-    half = float(scipy.special.stdtrit(free, 0.975)) * error
-    return PowerLaw(exponent, exponent - half, exponent + half, C)
+    intercept, exponent, half = line(np.log(n), np.log(values))
+    return PowerLaw(exponent, exponent - half, exponent + half, math.exp(intercept))
