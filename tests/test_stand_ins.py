@@ -196,6 +196,7 @@ def test_a_sweep_with_real_widths_stand_ins_and_the_limit(capfd: pytest.CaptureF
     assert "n by N: N neurons a layer stand for n" in said
     for command in (["plot", "s"], ["plot", "s", "--weights"], ["report", "s"], ["export", "s"], ["status", "s"]):
         assert here(*command) == 0
+    assert "a network of n = 1e6 (stood for by 6 neurons a layer) is off the limit" in Path("s/report.html").read_text()
     assert here("statics", "s/width=1000000") == 0
     assert here("sweep", *words, "widths=[4,1e3,1e12]", "neurons=6", "--dry-run") == 0
     assert here("sweep", "dir=s", "resume=true", "widths=[4,6,1e3,1e6,1e9,inf]", "steps=60") == 0

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from omegaconf import OmegaConf
 
 from mfrun import __version__
-from mfrun.config import flatten
+from mfrun.config import flatten, width_label
 from mfrun.errors import UserError
 from mfrun.files import plain, write_atomically
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
@@ -175,6 +175,9 @@ def sentences(s: Study) -> list[str]:
     where = f" ({describe(s.setting)})" if s.setting else ""
     reference = "the limit" if s.reference == "inf" else f"n = {s.reference}"
     lines = [f"{s.metric}{where}: {_sentence(g, s, reference)}" for g in s.gaps]
+    if s.law.widths >= 3:
+        slope = f"{s.law.b:.2g}, 95 % interval {s.law.low:.2g} to {s.law.high:.2g}"
+        lines.append(f"{s.metric}{where}: the time of leaving is a + b ln n over {s.law.widths} widths, b = {slope}.")
     if math.isnan(s.fit_one.rate):
         return [*lines, f"{s.metric}{where}: the rate in n cannot be estimated: {s.fit_one.why}."]
     interval = f", 95 % interval {-s.fit_one.high:.2f} to {-s.fit_one.low:.2f}" if s.fit_one.source else ""
@@ -194,9 +197,9 @@ def _sentence(g: Gap, s: Study, reference: str) -> str:
         False: f"; the mean's gap is {rms(g.of_mean()):.2g}, above its noise of {rms(g.noise()):.2g}",
         None: "; one replicate does not tell chance from the mean's gap",
     }[g.mean_flagged()]
-    return (
-        f"a network of n = {int(g.width)} is off {reference} by {rms(g.of_one()):.2g} over the run and {until}{noise}."
-    )
+    by = f" (stood for by {g.neurons} neurons a layer)" if g.neurons else ""
+    off = f"is off {reference} by {rms(g.of_one()):.2g} over the run"
+    return f"a network of n = {width_label(g.width)}{by} {off} and {until}{noise}."
 
 
 def _settings(runs: list[RunDirectory]) -> str:
