@@ -121,10 +121,10 @@ class Run:
 
         A column ``neurons`` follows it where so many neurons a layer stand for that width.
         """
-        frame = self.directory.metrics()
-        frame.insert(0, "width", self.width)
-        if self.neurons is not None:
-            frame.insert(1, "neurons", self.neurons)
+        frame, config = self.directory.metrics(), self.config
+        frame.insert(0, "width", parse_width(config["width"]))
+        if config.get("neurons") is not None:
+            frame.insert(1, "neurons", config["neurons"])
         return frame
 
     def network(self, step: int | None = None) -> Network:

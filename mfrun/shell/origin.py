@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from mfrun.config import flatten
 from mfrun.errors import ConfigError
 from mfrun.files import load_yaml, plain
 from mfrun.shell import commandline
+from mfrun.shell.usage import prefix_of
 
 
 def own_file(error: Exception, argv: list[str]) -> Path | None:
@@ -31,8 +31,7 @@ def own_file(error: Exception, argv: list[str]) -> Path | None:
 
 def _sets(file: Path, group: str) -> set[str]:
     """The full keys that a file of a group sets."""
-    package = re.search(r"^# @package (\S+)", file.read_text())
-    place = "" if package and package[1] == "_global_" else f"{package[1] if package else group.replace('/', '.')}."
+    place = prefix_of(file.read_text(), group.replace("/", "."))
     found = flatten(plain(load_yaml(file)))
     # A refused list or mapping is called by its own name, not by those of its parts.
     parts = [key.split(".") for key in found]

@@ -79,6 +79,16 @@ def options(group: str, own: Sequence[str] = ()) -> list[str]:
     return lines
 
 
+def prefix_of(text: str, group: str) -> str:
+    """What stands before the keys of a file of a group, ``activation.``; nothing for one outside all groups.
+
+    What a global file sets lies outside its group, and a file may say that it is not alone there.
+    """
+    package = re.search(r"^# @package (\S+)", text)
+    place = package[1] if package else group
+    return f"{place}." if place not in ("", "_global_") else ""
+
+
 def _title(file: Path) -> str:
     comments = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
     return comments[0] if comments else ""
@@ -87,10 +97,7 @@ def _title(file: Path) -> str:
 def _keys(file: Path, group: str | None) -> list[tuple[str, str]]:
     """(full key, "default  what it means") for each commented line of a file, in order."""
     found, parents, text = [], [], file.read_text()
-    # What a global file sets lies outside its group, and a file may say that it is not alone there.
-    package = re.search(r"^# @package (\S+)", text)
-    place = package[1] if package else group or ""
-    prefix = f"{place}." if place not in ("", "_global_") else ""
+    prefix = prefix_of(text, group or "")
     for line in text.splitlines():
         match = re.match(r"( *)([a-z_0-9]+):(?: +([^ #].*?))?(?: +# (.*))?$", line)
         if not match:

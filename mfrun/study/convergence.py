@@ -22,7 +22,7 @@ import scipy.special
 
 from mfrun.errors import UserError
 from mfrun.study.curves import Curve
-from mfrun.study.horizon import BOOTSTRAPPED, RESAMPLES, Law, crossing, law
+from mfrun.study.horizon import BOOTSTRAPPED, Law, crossing, law, resampled
 from mfrun.study.power_law import power_law
 
 
@@ -228,10 +228,9 @@ def fit(gaps: list[Gap], measure: Callable[[np.ndarray], float]) -> Fit:
     law = power_law(n.tolist(), values.tolist())
     result = Fit(rate=-law.exponent, C=law.C)
     if min(g.replicates for g in gaps) >= BOOTSTRAPPED:
-        rng = np.random.default_rng(0)
         slopes = []
-        for _ in range(RESAMPLES):
-            again = [measure(m[:, rng.integers(0, m.shape[1], m.shape[1])]) for m in differences]
+        for chosen in resampled(differences):
+            again = [measure(m) for m in chosen]
             if min(again) > 0:
                 slopes.append(-power_law(n.tolist(), again).exponent)
         result.low, result.high = (float(q) for q in np.quantile(slopes, (0.025, 0.975)))

@@ -7,6 +7,7 @@ t = ln(n) / (2 lambda) + const. So the law that is fitted is t_h = a + b ln n, o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,13 @@ def crossing(gap: np.ndarray, t: np.ndarray, tolerance: float) -> float | None:
         return float(t[i])
     share = math.log(tolerance / gap[i - 1]) / math.log(gap[i] / gap[i - 1])
     return float(t[i - 1] + share * (t[i] - t[i - 1]))
+
+
+def resampled(differences: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """The bootstrap over replicates: arrays (steps, replicates) with as many replicates, drawn again from their own."""
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        yield [d[:, rng.integers(0, d.shape[1], d.shape[1])] for d in differences]
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,9 @@ def law(n: np.ndarray, differences: list[np.ndarray], times: list[np.ndarray], t
     a, b, half = line(np.log(n[left]), t[left])
     if min(d.shape[1] for d in differences) < BOOTSTRAPPED:
         return Law(a, b, b - half, b + half, "residuals", count)
-    rng = np.random.default_rng(0)
     slopes = []
-    for _ in range(RESAMPLES):
-        again = horizons([d[:, rng.integers(0, d.shape[1], d.shape[1])] for d in differences])
+    for chosen in resampled(differences):
+        again = horizons(chosen)
         both = left & np.isfinite(again)
         if both.sum() >= 3:
             slopes.append(line(np.log(n[both]), again[both])[1])
