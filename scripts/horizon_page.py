@@ -16,6 +16,7 @@ from mfrun.study.curves import Curve, load
 TITLES = {
     "mnist4_tau2": r"MNIST, 4 layers, $\tau_2=2$",
     "mnist4_tau2_N128": r"MNIST, 4 layers, $\tau_2=2$, $N=128$",
+    "mnist4_tau2_data": r"MNIST, 4 layers, $\tau_2=2$, $N=128$, samples drawn anew",
     "mnist4_tau01": r"MNIST, 4 layers, $\tau_2=0.1$",
     "mnist5_tau2": r"MNIST, 5 layers, $\tau_2=2$",
     "mnist5_tau01": r"MNIST, 5 layers, $\tau_2=0.1$",

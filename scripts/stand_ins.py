@@ -28,7 +28,8 @@ class Setting:
         keys: of the runs.
         metric: that is compared.
         steps: at which.
-        starts: of every width; of n = 1600, ``few``.
+        starts: of every width; of a real n = 1600, ``few``.
+        beyond: starts of the widths that nobody can train, ``starts`` if None.
         first: neurons of the stand-ins' first layer by N, where it has more.
         level: of the metric; its first passage is compared, too.
     """
@@ -38,6 +39,7 @@ class Setting:
     steps: tuple[int, ...]
     starts: int = 12
     few: int = 4
+    beyond: int | None = None
     first: int | None = None
     level: float | None = None
 
@@ -54,7 +56,9 @@ SETTINGS = {
     "mnist4_tau2": Setting(
         (*MNIST, "depth=4", "init.tau2=2", "steps=4000"), "test_loss", (100, 1000, 1995, 4000), level=1.0
     ),
-    "mnist4_tau01": Setting((*MNIST, "depth=4", "steps=20000"), "test_loss", (1000, 5012, 10000, 20000), level=1.0),
+    "mnist4_tau01": Setting(
+        (*MNIST, "depth=4", "steps=20000"), "test_loss", (1000, 5012, 10000, 20000), beyond=4, level=1.0
+    ),
 }
 REAL, SIZES = (400, 800, 1600), (64, 128, 256)
 
@@ -87,7 +91,11 @@ def train(setting: Setting, folder: Path, args: argparse.Namespace, N: int | Non
         keys += [f"neurons={N}", *([f"stand_in.first={setting.first}"] if setting.first else [])]
     for n in [*widths, *(["inf"] if N is None else [1000000, 1000000000000])]:
         run = folder / f"width={n}"
-        starts = setting.few if n == max(REAL) and N is None else setting.starts
+        starts = setting.starts
+        if N is None and n == max(REAL):
+            starts = setting.few
+        elif n not in (*REAL, "inf") and setting.beyond:
+            starts = setting.beyond
         words = [*keys, f"width={n}", f"replicates={starts}", f"dir={run}", f"resume={(run / 'config.yaml').exists()}"]
         subprocess.run([sys.executable, "-m", "mfrun", "train", *words], check=True)
 
