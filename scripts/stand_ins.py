@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import mfrun
+from mfrun.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Setting:
 
 
 MNIST = ("dataset=mnist", "alpha=0.01", "evaluation.points_per_decade=20")
+# Wide networks spend more time in evaluations than in training; a gap needs fewer samples than a value.
+FEW = ("evaluation.samples=2000",)
 SETTINGS = {
     "gaussians": Setting(
         ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 316, 1000, 2000), 24, 8
@@ -52,12 +55,12 @@ SETTINGS = {
     "gaussians_1024": Setting(
         ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 316, 1000, 2000), 24, 8, first=1024
     ),
-    "mnist3_tau01": Setting((*MNIST, "depth=3", "steps=2000"), "test_loss", (100, 316, 1000, 2000)),
+    "mnist3_tau01": Setting((*MNIST, *FEW, "depth=3", "steps=2000"), "test_loss", (100, 316, 1000, 2000)),
     "mnist4_tau2": Setting(
-        (*MNIST, "depth=4", "init.tau2=2", "steps=4000"), "test_loss", (100, 1000, 1995, 4000), level=1.0
+        (*MNIST, "depth=4", "init.tau2=2", "steps=4000"), "test_loss", (100, 1000, 1995, 4000), beyond=4, level=1.0
     ),
     "mnist4_tau01": Setting(
-        (*MNIST, "depth=4", "steps=20000"), "test_loss", (1000, 5012, 10000, 20000), beyond=4, level=1.0
+        (*MNIST, *FEW, "depth=4", "steps=20000"), "test_loss", (1000, 5012, 10000, 20000), beyond=4, level=1.0
     ),
 }
 REAL, SIZES = (400, 800, 1600), (64, 128, 256)
@@ -96,6 +99,8 @@ def train(setting: Setting, folder: Path, args: argparse.Namespace, N: int | Non
             starts = setting.few
         elif n not in (*REAL, "inf") and setting.beyond:
             starts = setting.beyond
+        if RunDirectory(run).done():
+            continue
         words = [*keys, f"width={n}", f"replicates={starts}", f"dir={run}", f"resume={(run / 'config.yaml').exists()}"]
         subprocess.run([sys.executable, "-m", "mfrun", "train", *words], check=True)
 
