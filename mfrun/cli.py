@@ -21,6 +21,7 @@ and see how their learning curves reach the limit.
   mfrun compare RUN_OR_SWEEP ... gap to the limit for each width, its rate in n, and how long it stays small
   mfrun statics RUN              sub-networks drawn from a trained network against the whole (Appendix B)
   mfrun check  [KEY=VALUE ...]   coordinate check: which layers' sizes and changes in a step depend on n
+  mfrun predict [KEY=VALUE ...]  the law of every finite width from the limit alone: gap c/n, deviation s/sqrt(n)
   mfrun report RUN_OR_SWEEP      one HTML file: interactive curves, the comparison in words, settings, commands
   mfrun export RUN_OR_SWEEP      the metrics as one tidy table, CSV or Parquet
   mfrun status DIR               how the runs below DIR stand
@@ -142,6 +143,7 @@ COMMANDS: dict[str, Command] = {
     "compare": _command("mfrun.study.compare:main", "compare"),
     "statics": _command("mfrun.study.statics:main", "statics"),
     "check": _command("mfrun.study.coordinate_check:main"),
+    "predict": _command("mfrun.predict:main"),
     "report": _command("mfrun.study.report:main", "report"),
     "export": _command("mfrun.api:export", "export"),
     "status": _command("mfrun.runs.status:main", "status"),

@@ -69,6 +69,8 @@ class Config:
     particles: dict[str, Any] = field(default_factory=dict)
     neurons: int | None = None
     stand_in: dict[str, Any] = field(default_factory=dict)
+    perturbed: int = 0
+    predict: dict[str, Any] = field(default_factory=dict)
     replicates: int = 1
     replicate_data: str = "shared"
     alpha: float = 0.01
@@ -178,7 +180,7 @@ def validated(node: DictConfig) -> Config:
     assert isinstance(cfg, Config)
     cfg.width = parse_width(cfg.width)
     cfg.widths = [parse_width(w, "widths") for w in cfg.widths]
-    minima = {"depth": 2, "replicates": 1, "batch": 1, "steps": 0, "keep_checkpoints": 0}
+    minima = {"depth": 2, "replicates": 1, "batch": 1, "steps": 0, "keep_checkpoints": 0, "perturbed": 0}
     minima |= {"evaluation.points_per_decade": 1, "evaluation.samples": 1}
     minima |= {f"seed.{k}": 0 for k in ("init", "data", "eval")}
     for key, least in minima.items():
@@ -193,6 +195,10 @@ def validated(node: DictConfig) -> Config:
     cfg.steps = _budgeted(cfg.steps, cfg.budget)
     if cfg.neurons is not None and cfg.neurons < 2:
         raise ConfigError("neurons", cfg.neurons, "must be at least 2, or null where all widths are real")
+    if cfg.perturbed and not math.isinf(cfg.width):
+        raise ConfigError("perturbed", cfg.perturbed, f"perturbs the limit; width=inf, not {width_label(cfg.width)}")
+    if cfg.perturbed and cfg.replicate_data != "shared":
+        raise ConfigError("replicate_data", cfg.replicate_data, "perturbed limits are told apart on shared samples")
     if cfg.threads is not None and cfg.threads < 1:
         raise ConfigError("threads", cfg.threads, "must be at least 1, or null for all cores")
     if not cfg.checkpoint_seconds > 0:
@@ -224,8 +230,13 @@ def content(node: DictConfig) -> dict[str, Any]:
     kept["steps"] = _budgeted(plain["steps"], plain["budget"])
     width = parse_width(kept["width"])
     kept["width"] = "inf" if math.isinf(width) else int(width)
-    if not math.isinf(width):
+    if not math.isinf(width) or kept["perturbed"]:
         del kept["particles"]
+    if kept["perturbed"]:
+        # How many groups there are changes none of them.
+        del kept["predict"]["groups"], kept["replicates"]
+    else:
+        del kept["perturbed"], kept["predict"]
     # A real network is the same whatever would stand for others, and the limit needs nothing to stand for it.
     if kept["neurons"] is None or not kept["neurons"] < width < math.inf:
         del kept["neurons"], kept["stand_in"]

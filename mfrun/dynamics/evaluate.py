@@ -6,6 +6,8 @@ Columns of metrics.csv:
     SPLIT_loss, SPLIT_error    averages over the samples; SPLIT is train and test, or population for fresh samples
     SPLIT_NAME                 averages of the test functions phi(y, yhat) that the configuration names
     nonpositive_l              fraction of pre-activations of layer l that are <= 0, over the last split (Section 4.2.2)
+    METRIC_paired              perturbed limits only: the metric of the average output of a pair
+    spread_l                   perturbed limits only: deviation of h_l over the neurons of layer l, at some samples
     METRIC_bar                 n = infinity only: half-width of the 95 % confidence interval over the particle sets
     wall_seconds               training and evaluation time so far; the one column that differs when a run is repeated
 """
@@ -37,11 +39,19 @@ class Evaluator:
         task: the kind of labels.
         loss: L.
         test_functions: phi by name.
+        partners: of perturbed limits, the number of each one's partner.
     """
 
     def __init__(
-        self, sets: Mapping[str, Evaluation], task: Task, loss: Loss, test_functions: Mapping[str, Averaged]
+        self,
+        sets: Mapping[str, Evaluation],
+        task: Task,
+        loss: Loss,
+        test_functions: Mapping[str, Averaged],
+        *,
+        partners: list[int] | None = None,
     ) -> None:
+        self.partners = partners
         self.sets, self.task, self.loss, self.test_functions = sets, task, loss, test_functions
         self._workspaces: dict[int, Any] = {}
 
@@ -49,21 +59,31 @@ class Evaluator:
         """The metrics of each of the S networks, by column name."""
         columns: dict[str, list[float]] = {}
         nonpositive: list[Tensor] = []
+        spread: list[Tensor] = []
         for split, samples in self.sets.items():
             sums: dict[str, Tensor] = {}
             nonpositive = [torch.zeros(network.replicates, dtype=torch.float64) for _ in network.widths]
+            spread = []
             for x, y in samples:
                 ws = self._workspace(network, len(x))
                 yhat = network.forward(x, ws).view(network.replicates, network.n_out, -1)
-                for name, values in self._values(y, yhat).items():
+                found = self._values(y, yhat)
+                if self.partners is not None:
+                    paired = self._values(y, (yhat + yhat[self.partners]) / 2)
+                    found |= {f"{name}_paired": values for name, values in paired.items()}
+                for name, values in found.items():
                     add = values.expand(network.replicates, -1).sum(-1, dtype=torch.float64).cpu()
                     sums[name] = sums[name] + add if name in sums else add
                 if split == list(self.sets)[-1]:
                     for total, add in zip(nonpositive, network.nonpositive(ws), strict=True):
                         total += add.cpu()
+                    if self.partners is not None and not spread:
+                        # The first samples are enough: their neurons' deviations differ by little.
+                        spread = [v.cpu() / len(x) for v in network.spread(ws)]
             columns |= {f"{split}_{name}": (s / samples.count).tolist() for name, s in sums.items()}
         last = self.sets[list(self.sets)[-1]]
-        return columns | {f"nonpositive_{l}": (s / last.count).tolist() for l, s in enumerate(nonpositive, 1)}
+        columns |= {f"nonpositive_{l}": (s / last.count).tolist() for l, s in enumerate(nonpositive, 1)}
+        return columns | {f"spread_{l}": v.sqrt().tolist() for l, v in enumerate(spread, 1)}
 
     def _values(self, y: Tensor, yhat: Tensor) -> dict[str, Tensor]:
         values = {"loss": self.loss.value(y, yhat)}

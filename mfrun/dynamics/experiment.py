@@ -17,7 +17,7 @@ from mfrun.dynamics.evaluate import Evaluator
 from mfrun.dynamics.schedules import Rates, Schedule
 from mfrun.dynamics.steps import Eager, Graphed, Steps
 from mfrun.errors import ConfigError, UserError
-from mfrun.networks.architecture import Architecture, Blueprint, StandIn
+from mfrun.networks.architecture import Architecture, Blueprint, Perturbations, StandIn
 from mfrun.networks.network import Network
 from mfrun.networks.particles import Particles
 from mfrun.networks.products import Products
@@ -104,7 +104,8 @@ class Experiment:
     def evaluator(self, samples: int | None = None) -> Evaluator:
         """The metrics of the run, over the samples that it is evaluated at, or over so many in each split."""
         sets = self.problem.evaluation(self.cfg.seed.eval, samples or self.cfg.evaluation.samples)
-        return Evaluator(sets, self.problem.task, self.loss, self.test_functions)
+        partners = self.blueprint.predict.partners if self.blueprint.perturbed else None
+        return Evaluator(sets, self.problem.task, self.loss, self.test_functions, partners=partners)
 
     def stream(self) -> Stream:
         """The batches of SGD: one order for all replicates, or one for each (all of its particle sets share it)."""
@@ -163,6 +164,8 @@ def _blueprint(cfg: Config) -> Blueprint:
     """
     # The limit has no random initialisation: only its data can tell replicates apart.
     alike = math.isinf(cfg.width) and cfg.replicate_data == "shared"
+    predict = conform(Perturbations, cfg.predict, "predict")
+    replicates = len(predict.members) if cfg.perturbed else 1 if alike else cfg.replicates
     blueprint = Blueprint(
         activation=create("activation", cfg.activation, "activation"),
         init=create("init", cfg.init, "init"),
@@ -171,10 +174,12 @@ def _blueprint(cfg: Config) -> Blueprint:
         d=0,
         n_out=0,
         seed=cfg.seed.init,
-        replicates=1 if alike else cfg.replicates,
+        replicates=replicates,
         particles=conform(Particles, cfg.particles, "particles"),
         neurons=cfg.neurons,
         stand_in=conform(StandIn, cfg.stand_in, "stand_in"),
+        perturbed=cfg.perturbed,
+        predict=predict,
         scaling=create("scaling", cfg.scaling, "scaling"),
         neuron=create("neuron", cfg.neuron, "neuron"),
         operation=create("operation", cfg.operation, "operation"),

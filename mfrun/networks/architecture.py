@@ -52,6 +52,51 @@ class StandIn:
             raise ConfigError("first", self.first, "must be at least 2, or null for as many as in the other layers")
 
 
+@dataclass
+class Perturbations:
+    """Perturbed limits that train side by side (:mod:`mfrun.networks.perturbed`), the keys of ``predict``.
+
+    Attributes:
+        width: the perturbations are the fluctuations of networks of this width, eps = width^-1/2.
+        groups: independent sets of points, each a run with an unperturbed limit of its own.
+        pairs: of mirrored perturbations in a group.
+        tested: pairs of them that are also trained with perturbations twice as large.
+        first: neurons of layer 1.
+        last: neurons of every other layer that has types: output weights, biases where tau3 > 0.
+        inner: neurons of the layers that have none.
+    """
+
+    width: int = 6400
+    groups: int = 8
+    pairs: int = 6
+    tested: int = 2
+    first: int = 512
+    last: int = 128
+    inner: int = 16
+
+    def __post_init__(self) -> None:
+        for key, least in (("width", 100), ("groups", 2), ("pairs", 1)):
+            if getattr(self, key) < least:
+                raise ConfigError(key, getattr(self, key), f"must be at least {least}")
+        if not 0 <= self.tested <= self.pairs:
+            raise ConfigError("tested", self.tested, f"must be from 0 to pairs = {self.pairs}")
+        for key in ("first", "last", "inner"):
+            value = getattr(self, key)
+            if value < 2 or value % 2:
+                raise ConfigError(key, value, "must be an even number: every neuron is there twice")
+
+    @property
+    def members(self) -> list[tuple[int, float]]:
+        """Pair and multiple of eps of each network of a group: the unperturbed one, the pairs, the tested ones."""
+        pairs = [(r, sign) for r in range(self.pairs) for sign in (1.0, -1.0)]
+        return [(0, 0.0), *pairs, *((r, 2 * sign) for r, sign in pairs[: 2 * self.tested])]
+
+    @property
+    def partners(self) -> list[int]:
+        """For each network of a group the one with the opposite perturbation; the unperturbed one is its own."""
+        return [self.members.index((r, -scale)) for r, scale in self.members]
+
+
 @dataclass(frozen=True)
 class Blueprint:
     """All that a network is drawn from, but for its architecture.
@@ -69,6 +114,8 @@ class Blueprint:
         particles: the discretisation of n = infinity, where each replicate has ``particles.sets`` independent sets.
         neurons: N, so that larger widths are stood for by N neurons a layer; None where all widths are real.
         stand_in: how they are.
+        perturbed: the group of perturbed limits to draw instead, from 1 on; 0 for none.
+        predict: how these are perturbed.
         scaling: powers of n; n = infinity has the mean field one only.
         neuron: sigma_l(theta, h), by default sigma(h + b).
         operation: sigma*(w, a), by default w a.
@@ -89,6 +136,8 @@ class Blueprint:
     particles: Particles = field(default_factory=Particles)
     neurons: int | None = None
     stand_in: StandIn = field(default_factory=StandIn)
+    perturbed: int = 0
+    predict: Perturbations = field(default_factory=Perturbations)
     scaling: Scaling = field(default_factory=MeanField)
     neuron: Neuron = field(default_factory=Bias)
     operation: Operation = field(default_factory=Product)
@@ -113,7 +162,7 @@ class Blueprint:
     @property
     def sets(self) -> int:
         """Independent particle sets behind each replicate: 1 for a finite network."""
-        return self.particles.sets if self.infinite else 1
+        return self.particles.sets if self.infinite and not self.perturbed else 1
 
 
 @base("architecture")
@@ -159,8 +208,14 @@ class Architecture(ABC):
         """The network of ``blueprint.size`` neurons that stands for one of ``blueprint.width`` at step 0."""
         raise NotImplementedError
 
+    def perturbed(self, blueprint: Blueprint) -> Network:
+        """A group of perturbed limits at step 0."""
+        raise NotImplementedError
+
     def draw(self, blueprint: Blueprint) -> Network:
         """A network of any width at step 0."""
+        if blueprint.perturbed:
+            return self.perturbed(blueprint)
         if blueprint.infinite:
             return self.limit(blueprint)
         return self.stand_in(blueprint) if blueprint.stood_for else self.finite(blueprint)
@@ -189,6 +244,8 @@ class Architecture(ABC):
             self.held(blueprint)
             if blueprint.stood_for:
                 self._accept_stand_in(blueprint, names)
+        elif blueprint.perturbed:
+            self._accept_perturbed(blueprint, names)
         elif type(self).limit is Architecture.limit:
             why = f"architecture={name} does not say how to draw its limit; a width is a whole number"
             raise ConfigError("width", "inf", why)
@@ -214,14 +271,29 @@ class Architecture(ABC):
             said = f"layers of {sizes} neurons for {widths} need copies: one noise cannot have two variances"
             raise ConfigError("stand_in.mirrored", False, said)
 
+    def _accept_perturbed(self, blueprint: Blueprint, names: Mapping[str, str]) -> None:
+        """Raises ConfigError where nothing is known of the fluctuations."""
+        if type(self).perturbed is Architecture.perturbed:
+            why = "is not predicted: it does not say how to draw perturbed limits"
+            raise ConfigError("architecture", names["architecture"], why)
+        if not blueprint.operation.linear:
+            why = "is not predicted: more than the sum of the noise counts there"
+            raise ConfigError("operation", names["operation"], why)
+
     def multiplications(self, blueprint: Blueprint) -> float:
         """Weights that one sample meets on its way through; by default those of fully-connected layers."""
-        limit = blueprint.infinite
-        hidden = self.widths(blueprint.particles.first, blueprint.depth) if limit else self.held(blueprint)
+        if blueprint.perturbed:
+            keys = blueprint.predict
+            hidden = [keys.first, *[keys.inner] * (blueprint.depth - 3), keys.last][: blueprint.depth - 1]
+        elif blueprint.infinite:
+            hidden = self.widths(blueprint.particles.first, blueprint.depth)
+        else:
+            hidden = self.held(blueprint)
         sizes = [blueprint.d, *hidden, blueprint.n_out]
         return sum(j * k for j, k in itertools.pairwise(sizes))
 
     def products(self, blueprint: Blueprint, precision: str) -> Products:
         """How the matrices of its networks are multiplied; torch is set up for it."""
-        largest = blueprint.particles.first if blueprint.infinite else blueprint.size
+        limit = blueprint.predict.first if blueprint.perturbed else blueprint.particles.first
+        largest = limit if blueprint.infinite else blueprint.size
         return arrange(precision, blueprint.device, largest)

@@ -6,6 +6,7 @@ They differ in nothing else:
     finite     n_l i.i.d. draws of a neuron's coordinates, i.i.d. noise on the inner weights, the uniform measure
     limit      quadrature nodes or particles of the same coordinates, no noise, the weights of the quadrature
     stand_in   N_l points of the same coordinates, noise and weights as n_l real neurons would have them
+    perturbed  the same, with the fluctuations of n_l real neurons in mirrored pairs around a common limit
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mfrun.networks.finite import finite
 from mfrun.networks.init import Layers
 from mfrun.networks.limit import limit
 from mfrun.networks.network import Network
+from mfrun.networks.perturbed import perturbed
 from mfrun.networks.stand_in import stand_in
 
 
@@ -43,3 +45,7 @@ class AnyWidth(Architecture):
         real = self.widths(int(blueprint.width), blueprint.depth)
         drawn = stand_in(blueprint, self.layers_of(blueprint), self.held(blueprint), real)
         return self.network(drawn, blueprint)
+
+    def perturbed(self, blueprint: Blueprint) -> Network:
+        widths = self.widths(blueprint.predict.width, blueprint.depth)
+        return self.network(perturbed(blueprint, self.layers_of(blueprint), widths), blueprint)

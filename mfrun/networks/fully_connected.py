@@ -53,7 +53,7 @@ class DenseArchitecture(AnyWidth):
             raise ConfigError("architecture.ratios", self.ratios, why)
 
     def multiplications(self, blueprint: Blueprint) -> float:
-        if blueprint.infinite:
+        if blueprint.infinite and not blueprint.perturbed:
             # The other layers are small beside the particles of the first one, whose number counts all sets.
             return blueprint.particles.first * (blueprint.d + blueprint.n_out)
         return super().multiplications(blueprint)

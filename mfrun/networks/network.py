@@ -88,6 +88,19 @@ class Network(ABC, Generic[Ws]):
             L arrays (S,), float64.
         """
 
+    def spread(self, ws: Ws) -> list[Tensor]:
+        """For each hidden layer the variance of h_l over its neurons, under p_l, summed over the batch.
+
+        Returns:
+            L arrays (S,), float64; none where the workspace does not keep the layers.
+        """
+        found = []
+        for p, h in zip(self.p[1:], ws.h[: len(self.widths)], strict=False):
+            h = h.view(self.replicates, -1, h.shape[-1])
+            mean = p.mean(h).to(h.dtype).unsqueeze(1)
+            found.append(p.mean((h - mean).square()).sum(-1))
+        return found
+
     def workspace_bytes(self, batch: int, backward: bool = True) -> int:
         """Memory of a :meth:`workspace` at its peak: by default h, a and D of every neuron."""
         like = next(iter(self.state().values()))

@@ -46,17 +46,24 @@ def stand_in(blueprint: Blueprint, layers: Layers, sizes: list[int], widths: lis
     chosen = blueprint.stand_in
     if chosen.measure == "drawn" and not chosen.mirrored:
         return finite(blueprint, layers, sizes, widths[0] / sizes[0])
-    return _Lumps(blueprint, layers, sizes, widths).drawn()
+    return Lumps(blueprint, layers, sizes, widths).drawn()
 
 
-class _Lumps:
-    """The points of every layer, and how many real neurons each of them stands for."""
+class Lumps:
+    """The points of every layer, and how many real neurons each of them stands for.
+
+    Args:
+        blueprint: what to draw from.
+        layers: the shapes of the weights between two neurons.
+        sizes: N_1 .. N_L, the neurons that are drawn.
+        widths: n_1 .. n_L, those that they stand for.
+    """
 
     def __init__(self, blueprint: Blueprint, layers: Layers, sizes: list[int], widths: list[int]) -> None:
         self.blueprint, self.layers, self.sizes, self.widths = blueprint, layers, sizes, widths
         self.S, self.L, self.meta = blueprint.replicates, layers.L, blueprint.device.type == "meta"
-        self.copies = 2 if blueprint.stand_in.mirrored else 1
-        self.key = (blueprint.seed, int(blueprint.width))
+        self.copies = self._copies()
+        self.key = self._key()
         names = names_of(blueprint, layers)
         self.typed = Typed(blueprint, layers, [self._points(l, sum(counts.values())) for l, counts in enumerate(names)])
         self.counts = [self._counts(l, any(counts.values())) for l, counts in enumerate(names)]
@@ -69,6 +76,14 @@ class _Lumps:
         p = [self._measure(l) for l in range(L)]
         drawn = Drawn(W, b, p, [self._twice(typed.theta(l), 1) for l in range(L)])
         return drawn.to(self.blueprint.dtype, self.blueprint.device)
+
+    def _copies(self) -> int:
+        """How often every point is there."""
+        return 2 if self.blueprint.stand_in.mirrored else 1
+
+    def _key(self) -> tuple[int, ...]:
+        """Of every stream."""
+        return (self.blueprint.seed, int(self.blueprint.width))
 
     def _points(self, l: int, m: int) -> Tensor:
         """Types (S, K_l, m) of layer l + 1, coordinates of mean 0 and variance 1."""

@@ -1,7 +1,7 @@
 """``mfrun completion bash``: code for the shell, which asks the hidden ``mfrun _complete LINE`` for what may come next.
 
-Keys, groups and options of ``train``, ``sweep``, ``check`` and ``data`` are Hydra's own completion over ``conf/``. No
-command is run, and torch is not imported: an answer must come at the press of a key.
+Keys, groups and options of ``train``, ``sweep``, ``check``, ``predict`` and ``data`` are Hydra's own completion over
+``conf/``. No command is run, and torch is not imported: an answer must come at the press of a key.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ complete -c mfrun -a '(mfrun _complete (commandline -cp) 2>/dev/null)'
 OPTIONS = {
     "train": ("--help", "--latest", "--cfg", "--info", "--config-dir", "--debug"),
     "sweep": ("--help", "--dry-run", "--latest", "--cfg", "--info", "--config-dir", "--debug"),
+    "predict": ("--help", "--accuracy", "--networks", "--tolerance", "--metrics", "--format", "--debug"),
     "check": ("--help", "--train", "--cfg", "--info", "--config-dir", "--debug"),
     "data": ("--help", "--config-dir", "--debug"),
     "completion": tuple(SCRIPTS),
@@ -78,7 +79,7 @@ def candidates(line: str, commands: Commands) -> list[str]:
         return _starting(OPTIONS.get(command) or _options(command, commands), word)
     if command == "data":
         return _data(words[1:])
-    return _overrides(words[1:]) if command in ("train", "sweep", "check") else []
+    return _overrides(words[1:]) if command in ("train", "sweep", "check", "predict") else []
 
 
 def _data(words: list[str]) -> list[str]:

@@ -39,6 +39,24 @@ dtype=float64. Steps follow random error signals; with --train, those of the los
   mfrun check dataset=mnist depth=4 'widths=[50,100,200,400]'
   mfrun check scaling=ntk
   mfrun check scaling=powers 'scaling.inner=[1,0,-1]'""",
+    "predict": """\
+usage: mfrun predict [KEY=VALUE ...] [GROUP=OPTION ...] [OPTIONS] [FLAGS]
+       mfrun predict FOLDER [widths=[N,...]] [OPTIONS]
+
+The law of networks of every finite width from the limit alone: perturbed limits train side by side, and from these
+follow the mean gap c/n, the standard deviation over starts s/sqrt(n), the width that an accuracy takes, and when
+networks leave the limit. Writes predict.csv and the figure into `dir`; with FOLDER, again from what is there.
+
+  mfrun predict dataset=gaussians depth=5 steps=2000 'widths=[100,400,1e6]'
+  mfrun predict dataset=mnist depth=3 --accuracy 0.005 --metrics test_loss
+  mfrun predict dir=outputs/gaussians/... resume=true   go on with an unfinished prediction
+
+Options:
+  --accuracy A           of the width that is asked for: 1% of the metric's value in the limit, or a number (1%)
+  --networks K           whose outputs are averaged in an ensemble (8)
+  --tolerance F          of the horizon, as `mfrun compare` takes it (0.05)
+  --metrics M,...        columns of metrics.csv; losses and errors by default
+  --format png|pdf|svg   of the figure (png)""",
 }
 
 FLAGS = """\
@@ -50,7 +68,7 @@ Flags (Hydra's own; --hydra-help lists the rest):
 
 
 def text(command: str, own: Sequence[str] = ()) -> str:
-    """The help of ``train``, ``sweep`` or ``check``.
+    """The help of ``train``, ``sweep``, ``check`` or ``predict``.
 
     Args:
         command: its name.

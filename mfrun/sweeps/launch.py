@@ -87,10 +87,46 @@ def sweep(argv: list[str]) -> int:
     words = _with_latest([word for word in argv if word != "--dry-run"], "sweep")
     flags, overrides = commandline.split(words)
     master = compose_whole(commandline.first(overrides), flags)
-    top = folder(keys(master))
     if "--dry-run" in argv:
-        return _dry_run(_Sweep.of(flags, overrides, master, top))
-    with _own_folder(top, overrides) as top, _resumable("sweep", top, flags):
+        return _dry_run(_Sweep.of(flags, overrides, master, folder(keys(master))))
+    top, runs, well = _swept("sweep", flags, overrides, master)
+
+    from mfrun.runs.status import table
+
+    print(table([run.folder for run in runs]))
+    print(f"\nmfrun plot {top}")
+    return 0 if well and all(run.folder.done() for run in runs) else 1
+
+
+def sweep_runs(command: str, flags: list[str], overrides: list[str]) -> tuple[Path, list[Run]]:
+    """Train the runs of a sweep for another command.
+
+    Args:
+        command: its name.
+        flags: Hydra's.
+        overrides: the words that set keys.
+
+    Returns:
+        The sweep's folder, and its runs.
+
+    Raises:
+        UserError: the words make no sense, or a run failed.
+        Interrupted: it was stopped, and its state is saved.
+    """
+    distrust(set())
+    top, runs, well = _swept(command, flags, overrides, compose_whole(commandline.first(overrides), flags))
+    unfinished = [run.name for run in runs if not run.folder.done()]
+    if unfinished or not well:
+        raise UserError(f"{top}: {', '.join(unfinished)} failed; mfrun status {top}")
+    return top, runs
+
+
+def _swept(command: str, flags: list[str], overrides: list[str], master: DictConfig) -> tuple[Path, list[Run], bool]:
+    """Train the runs of a sweep; its folder, its runs, and whether the launcher says that all went well."""
+    with (
+        _own_folder(folder(keys(master)), overrides) as top,
+        _resumable(command, top, flags),
+    ):
         asked = _Sweep.of(flags, overrides, master, top)
         runs = asked.checked()
         with hold_sweep(top, resume=asked.base.resume):
@@ -99,12 +135,7 @@ def sweep(argv: list[str]) -> int:
             asked.record()
             well = asked.train(runs)
             Tolerated(asked.base.logger).tell("finish_sweep", top)
-
-    from mfrun.runs.status import table
-
-    print(table([run.folder for run in runs]))
-    print(f"\nmfrun plot {top}")
-    return 0 if well and all(run.folder.done() for run in runs) else 1
+    return top, runs, well
 
 
 def _dry_run(asked: _Sweep) -> int:

@@ -1,0 +1,169 @@
+"""Text and figure of a prediction (:mod:`mfrun.study.prediction`)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mfrun.config import width_label
+from mfrun.study import style
+from mfrun.study.curves import title
+from mfrun.study.prediction import Growth, Law, Prediction, horizon
+
+
+def text(
+    found: Prediction,
+    laws: list[Law],
+    widths: list[float],
+    accuracy: tuple[float, bool],
+    networks: int,
+    tolerance: float,
+) -> str:
+    """What the terminal shows.
+
+    Args:
+        found: the prediction.
+        laws: of the metrics to show.
+        widths: to show them for.
+        accuracy: of the width that is asked for, and whether it is a part of the metric's value.
+        networks: K of an ensemble.
+        tolerance: of the horizon, as a part of the range that the limit runs through.
+    """
+    lines = [
+        f"from {found.pairs} mirrored pairs in {found.groups} groups; mean gap c/n, deviation over starts s/sqrt(n)"
+    ]
+    for law in laws:
+        f = law.frame
+        lines.append(f"\n{law.metric}")
+        lines.append(f"{'step':>8} {'limit':>10} {'c':>10} {'+-':>8} {'s':>9} {'+-':>8}  95 % of networks at n =")
+        lines[-1] += "".join(f" {width_label(n):>16}" for n in widths)
+        bands = [law.band(n) for n in widths]
+        for k in _steps(f.index.tolist()):
+            row = f.loc[k]
+            flag = " " if row["linear"] else "!"
+            line = f"{k:>8} {row['limit']:>10.4g} {row['c']:>10.3g} {row['c_se']:>8.2g} {row['s']:>9.3g}"
+            line += f" {row['s_se']:>8.2g}{flag} {'':>22}"
+            lines.append(line + "".join(f" {_between(mean[k], half[k]):>16}" for mean, half in bands))
+        lines += _needed(law, accuracy, networks)
+        lines += _left(found, law, widths, tolerance)
+        if not f["linear"].all():
+            ends = f["t"][~f["linear"]].iloc[0]
+            lines.append(
+                f"  ! perturbations twice as large give another law from t = {ends:.4g} on: not linear any more"
+            )
+    for l, growth in found.growth.items():
+        sigma = found.layers[l]
+        first, last = (f"{sigma.iloc[i]:.3g} / sqrt(n)" for i in (0, -1))
+        grown = f"  layer {l}: neurons are {first} apart at the start, {last} at the end"
+        lines.append(("\n" if l == min(found.growth) else "") + grown + _rate(growth))
+    return "\n".join(lines)
+
+
+def _between(mean: float, half: float) -> str:
+    return f"{mean - half:.4f}..{mean + half:.4f}"
+
+
+def _steps(evaluated: list[int]) -> list[int]:
+    """The decades, and the last."""
+    decades = {0, *(10**e for e in range(9))}
+    return [k for k in evaluated if k in decades or k == evaluated[-1]]
+
+
+def _needed(law: Law, accuracy: tuple[float, bool], networks: int) -> list[str]:
+    last = int(law.frame.index[-1])
+    value, part = accuracy
+    wanted = value * abs(law.frame["limit"].iloc[-1]) if part else value
+    if not wanted > 0:
+        return []
+    said = f"{100 * value:g} % ({wanted:.2g})" if part else f"{value:g}"
+    one, many = (max(1, math.ceil(law.width_for(wanted, last, k))) for k in (1, networks))
+    if one == 1 and law.frame["s"].iloc[-1] == 0:
+        return []
+    line = f"  to be within {said} of the limit at step {last} (root mean square): n = {_round(one)}"
+    return [f"{line}; {networks} networks whose outputs are averaged: n = {_round(many)} each"]
+
+
+def _round(n: int) -> str:
+    return width_label(float(f"{n:.2e}")) if n > 1000 else str(n)
+
+
+def _left(found: Prediction, law: Law, widths: list[float], tolerance: float) -> list[str]:
+    """Horizons of the widths that leave the limit."""
+    values = law.frame["limit"]
+    size = tolerance * float(values.max() - values.min())
+    rates = [g.rate for g in found.growth.values() if not math.isnan(g.rate)]
+    reached = [(n, horizon(law, n, size, max(rates, default=math.nan))) for n in widths]
+    named = [f"n = {width_label(n)}: {h[0]:.4g}{'*' if h[1] else ''}" for n, h in reached if h]
+    if not named or size == 0:
+        return []
+    line = f"  horizon t (gap {size:.2g}): {', '.join(named)}"
+    return [line + ("; * continued by exp(2 lambda t)" if any(h and h[1] for _, h in reached) else "")]
+
+
+def _rate(growth: Growth) -> str:
+    if math.isnan(growth.rate):
+        return "; no exponential growth"
+    said = f"; like exp(lambda t), lambda = {growth.rate:.3g} [{growth.low:.3g}, {growth.high:.3g}]"
+    said += f" over t = {growth.begin:.3g} to {growth.end:.3g}"
+    return f"{said}: horizons grow by {1 / (2 * growth.rate):.3g} ln n"
+
+
+@style.styled
+def figure(found: Prediction, laws: list[Law], widths: list[float]) -> Figure:
+    """A row for each metric: curves with bands, c and s against t; under them the distance of the layers' neurons."""
+    rows = len(laws) + bool(found.growth)
+    picture, axes = style.panels(rows, 3, width=3.1, height=2.5)
+    colours = style.colours([*widths, math.inf])
+    for row, law in zip(axes, laws, strict=False):
+        _curves(row[0], law, widths, colours)
+        _coefficient(row[1], law, "c", "mean gap: $c$ in $c\\,/\\,n$")
+        _coefficient(row[2], law, "s", "deviation: $s$ in $s\\,/\\sqrt{n}$")
+    if found.growth:
+        _layers(axes[-1][0], found)
+        for ax in axes[-1][1:]:
+            ax.set_axis_off()
+    for ax in axes[-1 - bool(found.growth)]:
+        ax.set_xlabel(r"time $t = k\alpha$")
+    style.legend(picture, colours, dict.fromkeys([*widths, math.inf]), [])
+    return picture
+
+
+def _curves(ax: Axes, law: Law, widths: list[float], colours: dict[float, object]) -> None:
+    f = law.frame[law.frame["t"] > 0]
+    for n in sorted(widths):
+        mean, half = (series.reindex(f.index) for series in law.band(n))
+        look = style.look(n, colours, "-")
+        ax.plot(f["t"], mean, **look)
+        ax.fill_between(f["t"], mean - half, mean + half, color=look["color"], alpha=0.2, linewidth=0)
+    ax.plot(f["t"], f["limit"], **style.look(math.inf, colours, "-"))
+    ax.set(title=title(law.metric), xscale="log")
+    # Where linear theory has ended bands know no bounds.
+    low, high = f["limit"].min(), f["limit"].max()
+    ax.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
+
+
+def _coefficient(ax: Axes, law: Law, name: str, words: str) -> None:
+    f = law.frame[law.frame["t"] > 0]
+    linear = f["linear"].to_numpy()
+    value, error = f[name].to_numpy(), 1.96 * f[f"{name}_se"].to_numpy()
+    ax.fill_between(f["t"], value - error, value + error, color="#2a5d9f", alpha=0.2, linewidth=0)
+    ax.plot(f["t"], np.where(linear, value, np.nan), color="#2a5d9f")
+    if not linear.all():
+        ax.plot(f["t"], value, color="#2a5d9f", linestyle=":", linewidth=1.0)
+        last = np.flatnonzero(linear).max()
+        size = np.abs(value[: last + 1]).max()
+        ax.set_ylim(*((-1.5 * size, 1.5 * size) if name == "c" else (0, 1.5 * size)))
+    ax.set(title=words, xscale="log")
+
+
+def _layers(ax: Axes, found: Prediction) -> None:
+    for l, values in found.layers.items():
+        later = values[values.index > 0]
+        ax.plot(later.index, later, label=f"layer {l}")
+    ax.set(
+        title=r"distance of neurons: $\sigma_l$ in $\sigma_l\,/\sqrt{n}$", yscale="log", xlabel=r"time $t = k\alpha$"
+    )
+    ax.legend(fontsize=8)

@@ -1,0 +1,287 @@
+"""The law of finite networks, predicted from perturbed limits (:mod:`mfrun.networks.perturbed`).
+
+For every metric m, with m(t) its value in the limit,
+
+    mean over starts of m_n(t) = m(t) + c(t) / n,    sd over starts of m_n(t) = s(t) / sqrt(n),
+
+and for the average output of k networks of width n, c_k / n and s / sqrt(k n) with c_k = c_inf + (c - c_inf) / k: c_inf
+is what all of them have in common, the rest is their variance. sigma_l(t) / sqrt(n) is how far apart the neurons of
+layer l are (the deviation of h_l over its neurons, at some samples), which without types are one in the limit. Where
+it grows like exp(lambda t), c grows like exp(2 lambda t), and networks of width n leave the limit at
+t_h = ln(n) / (2 lambda) + const.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.special
+
+from mfrun.config import flatten
+from mfrun.errors import UserError
+from mfrun.files import plain
+from mfrun.runs.directory import KEYS, RunDirectory, find_runs
+from mfrun.study.power_law import line
+
+# Linear theory has ended where a perturbation twice as large gives another s or c, by more than this part of it.
+NONLINEAR = 0.2
+# A growth is called exponential over a range of at least this factor, if the line through its logarithm leaves less.
+GREW, RESIDUAL = 4.0, 0.15
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Of the distance of a layer's neurons: sigma_l(t) ~ exp(rate t) from ``begin`` to ``end``; NaN where it is not."""
+
+    rate: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    begin: float = math.nan
+    end: float = math.nan
+
+
+@dataclass(frozen=True)
+class Law:
+    """That of one metric, by step.
+
+    Attributes:
+        metric: column of metrics.csv.
+        frame: ``t``, ``limit`` and its ``limit_bar``, ``c``, ``c_se``, ``common`` (c_inf), ``common_se``, ``s``,
+            ``s_se``, and whether linear theory held there (``linear``).
+        eps: of the perturbations.
+    """
+
+    metric: str
+    frame: pd.DataFrame
+    eps: float
+
+    def gap(self, n: float, k: int = 1) -> pd.Series:
+        """Mean gap to the limit of k averaged networks."""
+        f = self.frame
+        return (f["common"] + (f["c"] - f["common"]) / k) / n
+
+    def deviation(self, n: float, k: int = 1) -> pd.Series:
+        """Standard deviation over starts."""
+        return self.frame["s"] / math.sqrt(n * k)
+
+    def band(self, n: float, k: int = 1) -> tuple[pd.Series, pd.Series]:
+        """Mean, and half-width of the interval that holds 95 % of all starts, the errors of m, c and s in it."""
+        f = self.frame
+        mean = f["limit"] + self.gap(n, k)
+        variance = self.deviation(n, k) ** 2 + (f["limit_bar"] / 2) ** 2 + (f["c_se"] / n) ** 2
+        return mean, 1.96 * variance.pow(0.5)
+
+    def width_for(self, accuracy: float, step: int, k: int = 1) -> float:
+        """The n from which the root mean square gap of k averaged networks stays below an accuracy at a step."""
+        c = float(self.gap(1, k)[step])
+        v, a2 = float(self.deviation(1, k)[step]) ** 2, accuracy**2
+        # With x = 1/n: c^2 x^2 + v x = a^2, its positive root; written so that c = 0 is no exception.
+        return (v + math.sqrt(v**2 + 4 * c**2 * a2)) / (2 * a2)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a folder of perturbed limits says.
+
+    Attributes:
+        laws: one for each metric.
+        layers: sigma_l by t (rows) of the layers (columns) without types.
+        growth: of each of them.
+        groups: of perturbed limits.
+        pairs: in all groups.
+        config: of the runs.
+    """
+
+    laws: list[Law]
+    layers: pd.DataFrame
+    growth: dict[int, Growth]
+    groups: int
+    pairs: int
+    config: dict[str, object]
+
+
+def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
+    """The prediction that a folder of ``mfrun predict`` holds.
+
+    Args:
+        folder: the limit and its perturbed groups.
+        metrics: columns of metrics.csv, all by default.
+
+    Raises:
+        UserError: nothing of that kind is there, or not all of it yet.
+    """
+    limit, groups, config = None, [], {}
+    for run in find_runs(folder):
+        keys = flatten(plain(run.config()))
+        if not keys.get("perturbed"):
+            limit = _metrics(run)
+            continue
+        groups.append(_Group(_metrics(run), int(keys["predict.pairs"]), int(keys["predict.tested"])))
+        config = keys
+    if len(groups) < 2 or limit is None:
+        raise UserError(f"{folder}: no prediction here, or less than two of its groups yet (mfrun predict trains them)")
+    eps = float(config["predict.width"]) ** -0.5
+    steps = groups[0].steps.intersection(limit.index.unique("step"))
+    for group in groups:
+        steps = steps.intersection(group.steps)
+    there = [c for c in map(str, limit) if c not in KEYS and not c.endswith(("_bar", "_se"))]
+    missing = [m for m in metrics or [] if m not in there]
+    if missing:
+        raise UserError(f"--metrics {missing[0]}: not logged; there are {', '.join(there)}")
+    times = limit["t"].xs(0, level="replicate").reindex(steps)
+    laws = [_law(metric, limit, groups, steps, times, eps) for metric in metrics or there]
+    layers = _layers(groups, steps, times, eps)
+    growth = {int(str(l)): _growth(groups, steps, times, int(str(l)), _linear_until(laws)) for l in layers}
+    return Prediction(laws, layers, growth, len(groups), sum(g.pairs for g in groups), config)
+
+
+def _metrics(run: RunDirectory) -> pd.DataFrame:
+    return run.metrics().set_index(["step", "replicate"])
+
+
+class _Group:
+    """One run of perturbed limits: the unperturbed one, mirrored pairs, and some of these twice as large."""
+
+    def __init__(self, frame: pd.DataFrame, pairs: int, tested: int) -> None:
+        self.frame, self.pairs, self.tested = frame, pairs, tested
+        self.steps = frame.index.unique("step")
+
+    def table(self, column: str, steps: pd.Index) -> np.ndarray:
+        """(steps, members)."""
+        return self.frame[column].unstack("replicate").reindex(steps).to_numpy()
+
+    def halves(self, values: np.ndarray, twice: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Half the difference and half the sum of every pair, (steps, pairs) each."""
+        start, count = (1 + 2 * self.pairs, self.tested) if twice else (1, self.pairs)
+        plus, minus = (values[:, start + i : start + 2 * count : 2] for i in (0, 1))
+        return (plus - minus) / 2, (plus + minus) / 2
+
+
+def _law(metric: str, limit: pd.DataFrame, groups: list[_Group], steps: pd.Index, times: pd.Series, eps: float) -> Law:
+    of_groups: dict[str, list[np.ndarray]] = {"c": [], "common": [], "s2": []}
+    small, large = [], []
+    for group in groups:
+        values = group.table(metric, steps)
+        # What is no average of a function of the outputs has no value for an average output.
+        paired = group.table(f"{metric}_paired" if f"{metric}_paired" in group.frame else metric, steps)
+        base = values[:, :1]
+        difference, mean = group.halves(values, twice=False)
+        _, of_average = group.halves(paired, twice=False)
+        of_groups["s2"].append((difference**2).mean(1) / eps**2)
+        of_groups["c"].append((mean - base).mean(1) / eps**2)
+        of_groups["common"].append((of_average - base).mean(1) / eps**2)
+        if group.tested:
+            again, mean_again = group.halves(values, twice=True)
+            tried = slice(0, group.tested)
+            small.append(np.stack([(difference[:, tried] ** 2).mean(1), (mean - base)[:, tried].mean(1)]) / eps**2)
+            large.append(np.stack([(again**2).mean(1), (mean_again - base).mean(1)]) / (2 * eps) ** 2)
+    columns: dict[str, np.ndarray] = {"t": times.to_numpy()}
+    one = limit[metric].xs(0, level="replicate").reindex(steps)
+    bar = limit[f"{metric}_bar"].xs(0, level="replicate").reindex(steps) if f"{metric}_bar" in limit else 0 * one
+    columns |= {"limit": one.to_numpy(), "limit_bar": bar.to_numpy()}
+    for name in ("c", "common"):
+        columns |= {name: np.mean(of_groups[name], 0), f"{name}_se": _error(of_groups[name])}
+    s2, s2_se = np.mean(of_groups["s2"], 0), _error(of_groups["s2"])
+    s = np.sqrt(s2)
+    columns |= {"s": s, "s_se": np.divide(s2_se, 2 * s, out=np.zeros_like(s), where=s > 0)}
+    frame = pd.DataFrame(columns, index=steps)
+    # Without tested pairs nothing has shown that it ends.
+    frame["linear"] = _linear(np.array(small), np.array(large)) if small else True
+    return Law(metric, frame, eps)
+
+
+def _error(of_groups: list[np.ndarray]) -> np.ndarray:
+    """Standard error of the mean over groups."""
+    return np.std(of_groups, axis=0, ddof=1) / math.sqrt(len(of_groups))
+
+
+def _linear(small: np.ndarray, large: np.ndarray) -> np.ndarray:
+    """Whether a perturbation twice as large gives the same s and c, up to the first step at which it does not.
+
+    Args:
+        small: (groups, 2, steps), s^2 and c of the tested pairs.
+        large: the same from perturbations twice as large.
+    """
+    differ = np.zeros(small.shape[-1], dtype=bool)
+    for i, power in ((0, 2), (1, 1)):
+        apart, size = (large - small)[:, i], np.abs(small[:, i].mean(0))
+        error = apart.std(0, ddof=1) / math.sqrt(len(apart)) if len(apart) > 1 else np.zeros_like(size)
+        beyond = np.abs(apart.mean(0)) > power * NONLINEAR * size + 2 * error
+        differ |= beyond
+    # Once a limit has been left, what is measured later is no response to the start any more.
+    return ~np.maximum.accumulate(differ)
+
+
+def _linear_until(laws: list[Law]) -> int:
+    """The last step up to which linear theory held for every metric that is a loss."""
+    losses = [law for law in laws if law.metric.endswith("_loss")] or laws
+    return min(int(law.frame.index[law.frame["linear"].to_numpy()].max()) for law in losses)
+
+
+def _spread(group: _Group, l: int, steps: pd.Index) -> np.ndarray:
+    """sigma_l of a group, times eps."""
+    values = group.table(f"spread_{l}", steps)[:, 1 : 1 + 2 * group.pairs]
+    return np.sqrt((values**2).mean(1))
+
+
+def _layers(groups: list[_Group], steps: pd.Index, times: pd.Series, eps: float) -> pd.DataFrame:
+    count = sum(str(c).startswith("spread_") for c in groups[0].frame)
+    found = {}
+    for l in range(1, count + 1):
+        values = np.mean([_spread(g, l, steps) for g in groups], 0)
+        unperturbed = np.mean([g.table(f"spread_{l}", steps)[:, 0] for g in groups], 0)
+        # The neurons of a layer that has types come to differ in the limit as well.
+        if (unperturbed <= 0.1 * values).all():
+            found[l] = values / eps
+    return pd.DataFrame(found, index=pd.Index(times.to_numpy(), name="t"))
+
+
+def _growth(groups: list[_Group], steps: pd.Index, times: pd.Series, l: int, until: int) -> Growth:
+    """The rate of exponential growth, over the second half of the range that ln sigma_l runs through while linear."""
+    keep = np.asarray((steps <= until) & (steps > 0))
+    t = times.to_numpy()[keep]
+    curves = [np.log(np.maximum(_spread(g, l, steps)[keep], 1e-300)) for g in groups]
+    mean = np.mean(curves, 0)
+    if len(mean) < 4:
+        return Growth()
+    lowest = int(np.argmin(mean))
+    middle = (mean[lowest] + mean[-1]) / 2
+    chosen = (np.arange(len(mean)) >= lowest) & (mean >= middle)
+    if chosen.sum() < 3 or mean[-1] - mean[lowest] < math.log(GREW):
+        return Growth()
+    intercept, rate, _ = line(t[chosen], mean[chosen])
+    if rate <= 0 or np.abs(mean[chosen] - intercept - rate * t[chosen]).max() > RESIDUAL:
+        return Growth()
+    rates = [line(t[chosen], c[chosen])[1] for c in curves]
+    half = float(scipy.special.stdtrit(len(rates) - 1, 0.975) * np.std(rates, ddof=1)) / math.sqrt(len(rates))
+    return Growth(rate, rate - half, rate + half, float(t[chosen][0]), float(t[chosen][-1]))
+
+
+def horizon(law: Law, n: float, tolerance: float, rate: float = math.nan) -> tuple[float, bool] | None:
+    """When networks of width n leave the limit: their root mean square gap exceeds a tolerance.
+
+    Beyond the times at which linear theory was seen to hold c is continued by exp(2 rate t) and s is left as it is.
+
+    Args:
+        law: of the metric.
+        n: the width.
+        tolerance: in the metric's units.
+        rate: of the growth, NaN for none.
+
+    Returns:
+        The time, and whether it is continued; None for never in the run.
+    """
+    f = law.frame[law.frame["linear"] & (law.frame["t"] > 0)]
+    gap = ((f["c"] / n) ** 2 + f["s"] ** 2 / n).pow(0.5)
+    above = gap.index[gap > tolerance]
+    if len(above):
+        return float(f["t"][above[0]]), False
+    if math.isnan(rate) or f["c"].iloc[-1] == 0:
+        return None
+    last = f.iloc[-1]
+    rest = tolerance**2 - last["s"] ** 2 / n
+    return float(last["t"] + math.log(math.sqrt(rest) * n / abs(last["c"])) / (2 * rate)), True
