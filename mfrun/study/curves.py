@@ -147,6 +147,9 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
     loaded = []
     for run in runs:
         keys = plain(run.config())
+        # Perturbed limits are no networks that anybody would train for their own sake.
+        if keys.get("perturbed"):
+            continue
         if "width" not in keys:
             raise UserError(f"{run.path}: its configuration is not one of mfrun")
         try:

@@ -133,30 +133,32 @@ def figure(found: Prediction, laws: list[Law], widths: list[float]) -> Figure:
 
 def _curves(ax: Axes, law: Law, widths: list[float], colours: dict[float, object]) -> None:
     f = law.frame[law.frame["t"] > 0]
+    ax.set(title=title(law.metric), xscale="log")
+    if f.empty:  # Without a step there is no time to draw it against.
+        return
     for n in sorted(widths):
         mean, half = (series.reindex(f.index) for series in law.band(n))
         look = style.look(n, colours, "-")
         ax.plot(f["t"], mean, **look)
         ax.fill_between(f["t"], mean - half, mean + half, color=look["color"], alpha=0.2, linewidth=0)
     ax.plot(f["t"], f["limit"], **style.look(math.inf, colours, "-"))
-    ax.set(title=title(law.metric), xscale="log")
     # Where linear theory has ended bands know no bounds.
     low, high = f["limit"].min(), f["limit"].max()
-    ax.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
+    if high > low:
+        ax.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
 
 
 def _coefficient(ax: Axes, law: Law, name: str, words: str) -> None:
     f = law.frame[law.frame["t"] > 0]
     linear = f["linear"].to_numpy()
+    ax.set(title=words, xscale="log")
     value, error = f[name].to_numpy(), 1.96 * f[f"{name}_se"].to_numpy()
     ax.fill_between(f["t"], value - error, value + error, color="#2a5d9f", alpha=0.2, linewidth=0)
     ax.plot(f["t"], np.where(linear, value, np.nan), color="#2a5d9f")
     if not linear.all():
         ax.plot(f["t"], value, color="#2a5d9f", linestyle=":", linewidth=1.0)
-        last = np.flatnonzero(linear).max()
-        size = np.abs(value[: last + 1]).max()
+        size = np.abs(value[linear]).max(initial=np.abs(value[0]))
         ax.set_ylim(*((-1.5 * size, 1.5 * size) if name == "c" else (0, 1.5 * size)))
-    ax.set(title=words, xscale="log")
 
 
 def _layers(ax: Axes, found: Prediction) -> None:

@@ -1,0 +1,283 @@
+"""The law of finite networks from perturbed limits, held to what is known of it and to real networks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import TINY, here, mfrun, rows, status
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mfrun.config import validated
+from mfrun.dynamics.experiment import Experiment, assemble
+from mfrun.networks.architecture import Perturbations
+from mfrun.shell.compose import compose
+from mfrun.study.prediction import Law, horizon, read
+
+SMALL = ["threads=1", "dtype=float64", "evaluation.samples=2000", "evaluation.points_per_decade=5"]
+GROUP = ["predict.first=256", "predict.last=64", "predict.inner=8"]
+
+
+def experiment(*words: str) -> Experiment:
+    return assemble(validated(compose([*SMALL, *words], [])))
+
+
+def predicted(folder: str, *words: str) -> Law:
+    """That of the population loss."""
+    assert here("predict", *SMALL, *words, f"dir={folder}", "--metrics", "population_loss") == 0
+    return read(Path(folder)).laws[0]
+
+
+def close(value: float, error: float, truth: float, part: float = 0.0) -> bool:
+    """Within four standard errors, and the part of it that the discretisation may add."""
+    return abs(value - truth) < 4 * error + part * abs(truth)
+
+
+# --- Known answers.
+
+
+def test_two_layers_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """yhat is an average of n i.i.d. beta sigma(w x): c is the variance of one of them, s that of its projection."""
+    monkeypatch.chdir(tmp_path)
+    words = ["depth=2", "dataset.d=3", "steps=0", "init.tau2=0.5", "activation=tanh"]
+    law = predicted("p", *words, *GROUP, "predict.pairs=24")
+    e = experiment("width=inf", *words)
+    x, y = (
+        torch.cat(parts, -1 if i else 0) for i, parts in enumerate(zip(*e.evaluator().sets["population"], strict=True))
+    )
+    z = torch.randn(200_000, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    one = (1 + 0.5 * z[:, 3:]) * torch.tanh(z[:, :3] * math.sqrt(2 / 3) @ x.T)  # (neurons, samples)
+    row = law.frame.loc[0]
+    assert close(row["c"], row["c_se"], float(one.var(0).mean()), 0.02)
+    projection = (2 * (one.mean(0) - y[0]) * one).mean(1)
+    assert close(row["s"], row["s_se"], float(projection.std()), 0.02)
+    # All of the gap is variance: none of it is left in an average over many networks.
+    assert abs(row["common"]) < 4 * row["common_se"] + 1e-3
+
+
+def test_linear_networks_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sigma(h) = h: the moments of (w, beta) move by themselves, so that any number of starts of any width is exact."""
+    monkeypatch.chdir(tmp_path)
+    d, steps, n, starts = 3, 60, 2000, 20_000
+    words = ["depth=2", f"dataset.d={d}", f"steps={steps}", "alpha=0.02", "activation=linear"]
+    words += ["architecture.biases=false", "init.tau2=0.5", "dataset=teacher", "dataset.noise=0.3"]
+    words += ["dataset.depth=2", "dataset.width=3", "dataset.activation.name=linear"]
+    law = predicted("p", *words, *GROUP, "predict.pairs=24")
+    e = experiment("width=inf", *words)
+    X, Y = (
+        torch.cat(parts, -1 if i else 0) for i, parts in enumerate(zip(*e.evaluator().sets["population"], strict=True))
+    )
+    rng = np.random.default_rng(0)
+    mean = np.array([*[0.0] * d, 1.0])
+    scale = np.array([*[math.sqrt(2 / d)] * d, 0.5])
+    # Second moments of n draws of (w, beta): those of the sample's mean and of its Wishart-distributed scatter.
+    lower = np.tril(rng.standard_normal((starts, d + 1, d + 1)), -1)
+    diagonal = np.sqrt(rng.chisquare(n - 1 - np.arange(d + 1), (starts, d + 1)))
+    lower[:, np.arange(d + 1), np.arange(d + 1)] = diagonal
+    centre = rng.standard_normal((starts, d + 1)) / math.sqrt(n)
+    moments = lower @ lower.transpose(0, 2, 1) / n + centre[:, :, None] * centre[:, None, :]
+    offset = mean + scale * centre
+    M = moments * scale[:, None] * scale - (scale * centre)[:, :, None] * (scale * centre)[:, None, :]
+    M = M + offset[:, :, None] * offset[:, None, :]
+    limit = (np.diag(scale**2) + np.outer(mean, mean))[None]
+    stream, evaluated = e.stream(), law.frame.index.tolist()
+    checked = 0
+    for k in range(steps + 1):
+        if k in evaluated and k > 0:
+            loss, at_limit = (quadratic(m[:, d, :d], X.numpy(), Y[0].numpy()) for m in (M, limit))
+            row = law.frame.loc[k]
+            c, c_error = n * float(loss.mean() - at_limit[0]), n * loss.std() / math.sqrt(starts)
+            assert close(row["c"], math.hypot(row["c_se"], c_error), c, 0.03)
+            assert close(row["s"], row["s_se"], math.sqrt(n) * float(loss.std()), 0.03)
+            assert row["limit"] == pytest.approx(at_limit[0], rel=2e-3)
+            checked += 1
+        x, y = (array.numpy() for array in stream.batch(k))
+        M, limit = (moved(m, x, y[0], 0.02) for m in (M, limit))
+    assert checked > 5
+
+
+def quadratic(a: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Mean of (y - a x)^2 for each row of a."""
+    A, b = x.T @ x / len(x), x.T @ y / len(x)
+    return np.einsum("si,ij,sj->s", a, A, a) - 2 * a @ b + (y**2).mean()
+
+
+def moved(M: np.ndarray, x: np.ndarray, y: np.ndarray, alpha: float) -> np.ndarray:
+    """One step of (w, beta) -> (w - alpha beta g, beta - alpha w g) for the moments, g the mean of 2 (yhat - y) x."""
+    d = x.shape[1]
+    g = 2 * (M[:, d, :d] @ (x.T @ x) - x.T @ y) / len(x)
+    A = np.tile(np.eye(d + 1), (len(M), 1, 1))
+    A[:, :d, d] = A[:, d, :d] = -alpha * g
+    return A @ M @ A.transpose(0, 2, 1)
+
+
+def test_real_networks_with_much_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three layers, tau2 = 2: the noise of inner weights is a good part of c."""
+    monkeypatch.chdir(tmp_path)
+    words = ["depth=3", "dataset.d=2", "steps=30", "alpha=0.02", "activation=tanh", "init.tau2=2", "init.tau3=0.5"]
+    law = predicted("p", *words, *GROUP, "predict.pairs=12")
+    n, S = 200, 600
+    e = experiment(*words, f"width={n}", f"replicates={S}")
+    network, evaluator = e.network(), e.evaluator()
+    steps, k = e.steps(network, e.stream()), 0
+    for mark in (0, 30):
+        while k < mark:
+            k = steps.advance(k, mark)
+        loss = np.array(evaluator(network)["population_loss"])
+        row = law.frame.loc[mark]
+        error = math.hypot(row["c_se"], n * loss.std() / math.sqrt(S), n * row["limit_bar"] / 2)
+        assert close(row["c"], error, n * (loss.mean() - row["limit"]), 0.05)
+        assert close(row["s"], row["s_se"] + math.sqrt(n / 2 / S) * loss.std(), math.sqrt(n) * loss.std(), 0.05)
+
+
+# --- What is drawn.
+
+
+def test_perturbations_are_mirrored_and_of_one_limit() -> None:
+    e = experiment("depth=4", "dataset.d=3", "width=inf", "perturbed=2", "init.tau2=1", *GROUP)
+    network, keys = e.network(), e.blueprint.predict
+    assert network.replicates == len(keys.members) == 1 + 2 * 6 + 2 * 2
+    # Types are common to all, and so is W_1.
+    assert all(torch.equal(network.W[0][0], w) for w in network.W[0])
+    for p, typed in zip(network.p[1:-1], (True, False, True), strict=True):
+        assert (p.weights is not None) == typed
+        if p.weights is None:
+            continue
+        w = p.weights[..., 0]
+        assert torch.allclose(w.sum(1), torch.ones(len(w), dtype=w.dtype))
+        moved = w - w[:1]
+        assert torch.allclose(moved[1::2][:6], -moved[2::2][:6])
+        assert torch.allclose(moved[13], 2 * moved[1])
+        assert float(moved[1].abs().max()) > 0
+    # Copies of one unperturbed neuron agree in everything; those of a pair see noise of the same size.
+    noise = network.W[1] - 1
+    assert not noise[0].any()
+    assert torch.allclose(noise[1::2][:6], -noise[2::2][:6])
+
+
+def test_fluctuations_have_the_covariance_of_n_draws() -> None:
+    """K = 4 points: n (c_i / n - 1/K)(c_j / n - 1/K) has the mean 1/K (i = j) - 1/K^2."""
+    keys = ["predict.first=8", "predict.last=8", "predict.pairs=2000", "predict.tested=0", "predict.width=100"]
+    network = experiment("depth=2", "dataset.d=2", "width=inf", "perturbed=1", *keys).network()
+    weights = network.p[1].weights
+    assert weights is not None
+    G = 10 * (2 * weights[1::2, :4, 0] - 1 / 4)
+    assert torch.allclose(G.T @ G / len(G), torch.eye(4, dtype=G.dtype) / 4 - 1 / 16, atol=0.03)
+
+
+@given(st.integers(1, 6), st.integers(0, 6))
+def test_partners_are_each_other_s(pairs: int, tested: int) -> None:
+    keys = Perturbations(pairs=pairs, tested=min(tested, pairs))
+    partners = keys.partners
+    assert partners[0] == 0
+    assert all(partners[partners[i]] == i for i in range(len(keys.members)))
+    assert all((partners[i] != i) == (i > 0) for i in range(len(keys.members)))
+
+
+# --- What is made of it.
+
+
+def law(c: list[float], s: list[float], common: float = 0.0) -> Law:
+    t = [0.0, 1.0, 2.0]
+    columns = {"t": t, "limit": 1.0, "limit_bar": 0.0, "c": c, "common": common, "s": s, "linear": True}
+    return Law("loss", pd.DataFrame(columns | {f"{k}_se": 0.0 for k in ("c", "common", "s")}), 0.01)
+
+
+@given(c=st.floats(-50, 50), s=st.floats(0.01, 10), accuracy=st.floats(1e-4, 0.5), k=st.integers(1, 20))
+def test_the_width_for_an_accuracy_has_it(c: float, s: float, accuracy: float, k: int) -> None:
+    one = law([0, 0, c], [0, 0, s], common=c / 2)
+    n = one.width_for(accuracy, 2, k)
+    assert math.hypot(one.gap(n, k)[2], one.deviation(n, k)[2]) == pytest.approx(accuracy, rel=1e-6)
+
+
+def test_horizons_follow_the_growth() -> None:
+    """c ~ exp(2 lambda t): beyond the run the horizon grows by ln(n) / (2 lambda)."""
+    grown = law([1, math.exp(2), math.exp(4)], [0, 0, 0])
+    assert horizon(grown, 2, 3.0) == (1.0, False)
+    t, continued = horizon(grown, 1e6, 0.1, rate=1.0) or (0, False)
+    assert continued
+    assert t == pytest.approx(math.log(1e5) / 2)
+    assert horizon(grown, 1e6, 0.1) is None
+
+
+# --- The command.
+
+FEW = ["predict.groups=2", "predict.pairs=2", "predict.tested=1", "predict.first=8", "predict.last=4"]
+KEYS = [*[w for w in TINY if not w.startswith("width")], *FEW, "predict.inner=4", "steps=20"]
+
+
+def test_a_prediction_goes_on_and_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = mfrun("predict", *KEYS, "dir=p", "--accuracy", "0.01", "widths=[100,1e6]")
+    assert code == 0, err
+    assert "from 4 mirrored pairs in 2 groups" in out
+    assert "1e6" in out
+    assert "to be within 0.01 of the limit at step 20" in out
+    for file in ("predict.csv", "predict.png"):
+        assert Path("p", file).stat().st_size > 0
+    frame = pd.read_csv("p/predict.csv")
+    assert {"population_loss", "population_error", "nonpositive_1"} <= set(frame["metric"])
+    first = rows("p/width=inf,perturbed=1")
+    assert len({row["replicate"] for row in first}) == 1 + 2 * 2 + 2 * 1
+    # Longer, and by one group more; the groups that are there go on.
+    code, out, err = mfrun("predict", "dir=p", "resume=true", "steps=40", "predict.groups=3")
+    assert code == 0, err
+    assert "from 6 mirrored pairs in 3 groups" in out
+    assert status("p/width=inf,perturbed=1")["step"] == 40
+    assert rows("p/width=inf,perturbed=1")[: len(first) - 7] == first[:-7]
+    assert here("predict", "p", "widths=[200]", "--metrics", "population_loss", "--format", "svg") == 0
+    assert Path("p/predict.svg").exists()
+
+
+def test_perturbed_limits_are_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """plot and compare take the limit of a prediction's folder, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    assert here("predict", *KEYS, "dir=p") == 0
+    assert here("train", *KEYS, "width=4", "dir=real") == 0
+    capsys.readouterr()
+    assert here("compare", "p", "real", "--out", "c", "--metrics", "population_loss") == 0
+    assert "gap to the limit" in capsys.readouterr().out
+    assert here("plot", "p", "--out", "p.png") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--accuracy", "x"], "--accuracy x: a number > 0"),
+        (["--accuracy", "0%"], "--accuracy 0%: a number > 0"),
+        (["--networks", "0"], "--networks 0: must be at least 1"),
+        (["--tolerance", "-1"], "--tolerance -1.0: must be a number > 0"),
+        (["width=100"], "width=100: is the prediction's own"),
+        (["perturbed=3"], "perturbed=3: is the prediction's own"),
+        (["widths=[100,inf]"], "widths=[100,inf]: finite widths"),
+        (["init.tau2=0.1,3"], "init.tau2=0.1,3: several values"),
+        (["predict.groups=1"], "predict.groups=1: must be at least 2"),
+        (["predict.pairs=0"], "predict.pairs=0: must be at least 1"),
+        (["predict.tested=9"], "predict.tested=9: must be from 0 to pairs"),
+        (["predict.first=7"], "predict.first=7: must be an even number"),
+        (["replicate_data=independent"], "replicate_data=independent: perturbed limits are told apart"),
+        (["operation=of_product"], "operation=of_product: is not predicted"),
+        (["--metrics", "nothing"], "--metrics nothing: not logged; there are population_loss"),
+        (["p.nothing"], "p.nothing"),
+    ],
+)
+def test_bad_input(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert here("predict", *KEYS, "steps=1", *words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"mfrun: {said}"), error
+
+
+def test_a_folder_without_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert here("train", *KEYS, "width=4", "dir=real") == 0
+    capsys.readouterr()
+    assert here("predict", "real") == 2
+    assert "real: no prediction here" in capsys.readouterr().err
+    assert here("predict", "real", "depth=4") == 2
+    assert "is read as it is" in capsys.readouterr().err
