@@ -1,8 +1,8 @@
 """Predictions (`mfrun predict`) held to real networks, for docs/predict.md. An hour on one core; resumable.
 
 For each setting: the share of real starts inside the band that is predicted to hold 95 % of them, over all evaluations
-after step 0, and at chosen steps n times the measured mean gap beside c, and sqrt(n) times the deviation beside s, with
-their standard errors.
+after step 0, and at chosen steps n times the measured mean gap beside c, and the deviation over starts beside the
+predicted one, with their standard errors and the distance in those of the difference (z).
 """
 
 from __future__ import annotations
@@ -95,20 +95,23 @@ def show(law: Law, frame, n: int, steps: tuple[int, ...]) -> None:
     linear = law.frame["linear"].reindex(values.index) & (values.index > 0)
     share = 100 * inside[linear].to_numpy().mean()
     print(f"  n = {n}, {S} starts: {share:.0f} % inside, over {int(linear.sum())} evaluations")
-    print(f"    {'step':>6} {'n gap':>18} {'c':>18} {'z':>5} {'sqrt(n) sd':>18} {'s':>18} {'z':>5} {'inside':>7}")
+    print(
+        f"    {'step':>6} {'n gap':>18} {'c':>18} {'z':>5} {'deviation':>18} {'predicted':>18} {'z':>5} {'inside':>7}"
+    )
+    errors = law.deviation_error(n)
     for k in steps:
         row, found = law.frame.loc[k], values.loc[k]
-        gap, sd = n * (found.mean() - row["limit"]), math.sqrt(n) * found.std()
+        sd, predicted = found.std(), law.deviation(n)[k]
         # The limit's own error counts n times, as a standard error.
-        gap_se = math.hypot(sd * math.sqrt(n / S), n * row["limit_bar"] / 2)
+        gap, gap_se = n * (found.mean() - row["limit"]), n * math.hypot(sd / math.sqrt(S), row["limit_bar"] / 2)
         sd_se = sd / math.sqrt(2 * (S - 1))
         z = [
             (a - b) / max(math.hypot(x, y), 1e-30)
-            for a, x, b, y in ((gap, gap_se, row["c"], row["c_se"]), (sd, sd_se, row["s"], row["s_se"]))
+            for a, x, b, y in ((gap, gap_se, row["c"], row["c_se"]), (sd, sd_se, predicted, errors[k]))
         ]
         print(
             f"    {k:>6} {gap:>9.3g} +-{gap_se:<7.2g} {row['c']:>9.3g} +-{row['c_se']:<7.2g} {z[0]:>+5.1f}"
-            f" {sd:>9.3g} +-{sd_se:<7.2g} {row['s']:>9.3g} +-{row['s_se']:<7.2g} {z[1]:>+5.1f}"
+            f" {sd:>9.2g} +-{sd_se:<7.1g} {predicted:>9.2g} +-{errors[k]:<7.1g} {z[1]:>+5.1f}"
             f" {100 * np.mean(inside.loc[k]):>5.0f} %{'' if row['linear'] else ' !'}"
         )
 

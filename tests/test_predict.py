@@ -182,15 +182,15 @@ def test_partners_are_each_other_s(pairs: int, tested: int) -> None:
 # --- What is made of it.
 
 
-def law(c: list[float], s: list[float], common: float = 0.0) -> Law:
+def law(c: list[float], s: list[float], common: float = 0.0, q: float = 0.0) -> Law:
     t = [0.0, 1.0, 2.0]
-    columns = {"t": t, "limit": 1.0, "limit_bar": 0.0, "c": c, "common": common, "s": s, "linear": True}
-    return Law("loss", pd.DataFrame(columns | {f"{k}_se": 0.0 for k in ("c", "common", "s")}), 0.01)
+    columns = {"t": t, "limit": 1.0, "limit_bar": 0.0, "c": c, "common": common, "s": s, "q": q, "linear": True}
+    return Law("loss", pd.DataFrame(columns | {f"{k}_se": 0.0 for k in ("c", "common", "s", "q")}), 0.01)
 
 
 @given(c=st.floats(-50, 50), s=st.floats(0.01, 10), accuracy=st.floats(1e-4, 0.5), k=st.integers(1, 20))
 def test_the_width_for_an_accuracy_has_it(c: float, s: float, accuracy: float, k: int) -> None:
-    one = law([0, 0, c], [0, 0, s], common=c / 2)
+    one = law([0, 0, c], [0, 0, s], common=c / 2, q=2 * s)
     n = one.width_for(accuracy, 2, k)
     assert math.hypot(one.gap(n, k)[2], one.deviation(n, k)[2]) == pytest.approx(accuracy, rel=1e-6)
 
@@ -243,6 +243,28 @@ def test_perturbed_limits_are_no_curves(tmp_path: Path, monkeypatch: pytest.Monk
     assert here("compare", "p", "real", "--out", "c", "--metrics", "population_loss") == 0
     assert "gap to the limit" in capsys.readouterr().out
     assert here("plot", "p", "--out", "p.png") == 0
+
+
+def test_compare_lays_networks_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [w for w in KEYS if not w.startswith("predict.first")]
+    assert here("predict", *words, "predict.first=64", "dir=p") == 0
+    assert here("sweep", *words, "widths=[8,64]", "replicates=8", "dir=real") == 0
+    capsys.readouterr()
+    assert here("compare", "p", "real", "--out", "c", "--metrics", "population_loss", "--predict", "p") == 0
+    out = capsys.readouterr().out
+    assert "population_loss beside the prediction of p (4 mirrored pairs)" in out
+    table = pd.read_csv("c/compare_predicted.csv")
+    assert sorted(table["width"].unique()) == [8, 64]
+    law_of = read(Path("p"), ["population_loss"]).laws[0]
+    at_end = table[table["step"] == 20].set_index("width")
+    assert at_end["predicted_gap"][8] == pytest.approx(8 * at_end["predicted_gap"][64])
+    s2, q2 = (float(column.loc[20]) ** 2 for column in (law_of.frame["s"], law_of.frame["q"]))
+    assert at_end["predicted_deviation"][64] ** 2 == pytest.approx(s2 / 64 + q2 / 64**2)
+    assert here("sweep", *words, "widths=[8,inf]", "init.tau2=0.5", "dir=another", "particles.first=64") == 0
+    assert here("compare", "another", "--predict", "p") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("mfrun: --predict p: is of init.tau2=0.1, and these networks of init.tau2=0.5")
 
 
 @pytest.mark.parametrize(

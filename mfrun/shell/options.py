@@ -69,6 +69,9 @@ def compare() -> argparse.ArgumentParser:
     p.add_argument("--absolute", action="store_true", help="the tolerance is in the metric's own units")
     p.add_argument("--steps", metavar="K,K,...", help="steps at which to list the gap as well; the decades by default")
     p.add_argument("--times", metavar="T,T,...", help="times t at which to list the gap as well")
+    p.add_argument(
+        "--predict", type=_folder, metavar="FOLDER", help="lay it beside what `mfrun predict` has said there"
+    )
     p.add_argument("--out", metavar="DIR", help="folder for compare.csv and the figure (the sweep's own)")
     p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
     return p

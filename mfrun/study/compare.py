@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mfrun.config import width_label
+from mfrun.config import flatten, width_label
 from mfrun.errors import UserError
-from mfrun.study import style
+from mfrun.files import plain
+from mfrun.study import predicted, prediction, style
 from mfrun.study.convergence import Fit, Study, rms, study, table
-from mfrun.study.curves import alike, choose_metrics, describe, load, title
+from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, title
 from mfrun.study.horizon import BOOTSTRAPPED
 
 
@@ -32,9 +33,28 @@ def main(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     measured.table.to_csv(out / "compare.csv", index=False)
     print(text(measured.studies, measured.steps))
+    if args.predict:
+        _beside_prediction(measured, args.predict, out)
     style.save(figure(measured.studies), out / f"compare.{args.format}")
     print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
     return 0
+
+
+def _beside_prediction(measured: Measured, folder: str, out: Path) -> None:
+    """Lay what was measured beside what ``mfrun predict`` has said.
+
+    Raises:
+        UserError: the prediction is of another setting.
+    """
+    found = prediction.read(Path(folder))
+    for curve in measured.curves:
+        predicted.refuse_another(found, flatten(plain(curve.sources[0].run.config())), folder)
+    tables = []
+    for s in measured.studies:
+        print(predicted.beside_text(s, found, measured.steps, folder))
+        tables.append(predicted.beside(s, found, measured.steps).assign(metric=s.metric))
+    pd.concat(tables, ignore_index=True).to_csv(out / "compare_predicted.csv", index=False)
+    print(f"\n{out / 'compare_predicted.csv'}")
 
 
 @dataclass(frozen=True)
@@ -46,12 +66,14 @@ class Measured:
         steps: at which gaps are listed.
         left_out: why there is none for a setting and metric, a line each.
         folder: that the files belong to.
+        curves: what was compared.
     """
 
     studies: list[Study]
     steps: list[int]
     left_out: list[str]
     folder: Path
+    curves: list[Curve]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -82,7 +104,7 @@ def measure(args: argparse.Namespace) -> Measured:
                 skipped.append(f"{error}{where}")
     if not studies:
         raise UserError(skipped[0])
-    return Measured(studies, _steps(args.steps, args.times, studies), skipped, folder)
+    return Measured(studies, _steps(args.steps, args.times, studies), skipped, folder, curves)
 
 
 def text(studies: list[Study], steps: list[int]) -> str:

@@ -1,15 +1,18 @@
-"""Text and figure of a prediction (:mod:`mfrun.study.prediction`)."""
+"""Text and figure of a prediction (:mod:`mfrun.study.prediction`), and real networks laid beside it."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mfrun.config import width_label
+from mfrun.errors import UserError
 from mfrun.study import style
+from mfrun.study.convergence import Gap, Study
 from mfrun.study.curves import title
 from mfrun.study.prediction import Growth, Law, Prediction, horizon
 
@@ -38,14 +41,16 @@ def text(
     for law in laws:
         f = law.frame
         lines.append(f"\n{law.metric}")
-        lines.append(f"{'step':>8} {'limit':>10} {'c':>10} {'+-':>8} {'s':>9} {'+-':>8}  95 % of networks at n =")
+        lines.append(
+            f"{'step':>8} {'limit':>10} {'c':>10} {'+-':>8} {'s':>9} {'+-':>8} {'q':>9}  95 % of networks at n ="
+        )
         lines[-1] += "".join(f" {width_label(n):>16}" for n in widths)
         bands = [law.band(n) for n in widths]
         for k in _steps(f.index.tolist()):
             row = f.loc[k]
             flag = " " if row["linear"] else "!"
             line = f"{k:>8} {row['limit']:>10.4g} {row['c']:>10.3g} {row['c_se']:>8.2g} {row['s']:>9.3g}"
-            line += f" {row['s_se']:>8.2g}{flag} {'':>22}"
+            line += f" {row['s_se']:>8.2g} {row['q']:>9.3g}{flag} {'':>22}"
             lines.append(line + "".join(f" {_between(mean[k], half[k]):>16}" for mean, half in bands))
         lines += _needed(law, accuracy, networks)
         lines += _left(found, law, widths, tolerance)
@@ -169,3 +174,82 @@ def _layers(ax: Axes, found: Prediction) -> None:
         title=r"distance of neurons: $\sigma_l$ in $\sigma_l\,/\sqrt{n}$", yscale="log", xlabel=r"time $t = k\alpha$"
     )
     ax.legend(fontsize=8)
+
+
+# Keys in which a prediction may differ from the networks that are laid beside it.
+FREE = ("width", "steps", "replicates", "perturbed", "neurons", "keep_checkpoints")
+FREE_GROUPS = ("predict", "particles", "stand_in", "seed", "evaluation.points_per_decade")
+
+
+def refuse_another(found: Prediction, keys: dict[str, object], folder: str) -> None:
+    """Raises UserError where a prediction is not of the setting of some networks, ``keys`` being their dotted ones."""
+    for key in sorted({*found.config, *keys}):
+        if key in FREE or key.startswith(FREE_GROUPS) or found.config.get(key) == keys.get(key):
+            continue
+        why = f"is of {key}={found.config.get(key)}, and these networks of {key}={keys.get(key)}"
+        raise UserError(f"--predict {folder}: {why}")
+
+
+def beside(s: Study, found: Prediction, steps: list[int]) -> pd.DataFrame:
+    """Measured gaps and deviations beside predicted ones, with standard errors.
+
+    Args:
+        s: gaps to the limit.
+        found: the prediction.
+        steps: to compare at; the last one of both is added.
+
+    Returns:
+        A row for each width and step: ``width``, ``step``, ``gap``, ``predicted_gap``, ``deviation``,
+        ``predicted_deviation``, each with its ``_se``, ``linear``, and ``agrees``: whether both pairs differ by less
+        than two standard errors of the difference.
+    """
+    law = next((law for law in found.laws if law.metric == s.metric), None)
+    if law is None or s.reference != "inf":
+        return pd.DataFrame()
+    rows = []
+    for g in (g for g in s.gaps if g.replicates > 1):
+        both = g.differences.index.intersection(law.frame.index)
+        rows += [_row(g, law, k) for k in both if k in steps or k == both[-1]]
+    return pd.DataFrame(rows)
+
+
+def _row(g: Gap, law: Law, k: int) -> dict[str, float | bool]:
+    n, S, values = g.width, g.replicates, g.differences.loc[k]
+    row = {str(name): float(value) for name, value in law.frame.loc[k].items()}
+    deviation = float(values.std())
+    found = {
+        "gap": (float(values.mean()), math.hypot(deviation / math.sqrt(S), float(g.reference_bar[k]) / 2)),
+        "predicted_gap": (float(row["c"]) / n, float(row["c_se"]) / n),
+        "deviation": (deviation, deviation / math.sqrt(2 * (S - 1))),
+        "predicted_deviation": (law.deviation(n).to_dict()[k], law.deviation_error(n).to_dict()[k]),
+    }
+    agrees = all(
+        abs(found[name][0] - found[f"predicted_{name}"][0])
+        <= 2 * math.hypot(found[name][1], found[f"predicted_{name}"][1])
+        for name in ("gap", "deviation")
+    )
+    columns = {name: value for name, (value, _) in found.items()} | {f"{name}_se": e for name, (_, e) in found.items()}
+    return {"width": n, "step": k, **columns, "linear": bool(row["linear"]), "agrees": agrees}
+
+
+def beside_text(s: Study, found: Prediction, steps: list[int], folder: str) -> str:
+    """The same for the terminal, with the horizons."""
+    table = beside(s, found, steps)
+    if table.empty:
+        return f"\n{s.metric}: nothing to lay beside the prediction; it takes a limit here and replicates=2 or more"
+    lines = [f"\n{s.metric} beside the prediction of {folder} ({found.pairs} mirrored pairs)"]
+    lines.append(f"{'n':>8} {'k':>7} {'mean gap':>20} {'predicted':>20} {'deviation':>20} {'predicted':>20}  agree")
+    for row in table.to_dict("records"):
+        line = f"{width_label(row['width']):>8} {row['step']:>7}"
+        for name in ("gap", "predicted_gap", "deviation", "predicted_deviation"):
+            line += f" {row[name]:>10.3g} +-{row[f'{name}_se']:<7.1g}"
+        lines.append(f"{line}  {'yes' if row['agrees'] else 'no'}{'' if row['linear'] else ' (not linear)'}")
+    law = next(law for law in found.laws if law.metric == s.metric)
+    rates = [g.rate for g in found.growth.values() if not math.isnan(g.rate)]
+    for g in s.gaps:
+        here, said = g.horizon(s.tolerance), horizon(law, g.width, s.tolerance, max(rates, default=math.nan))
+        if here or said:
+            words = "never" if said is None else f"{said[1] * 'about '}{said[0]:.4g}"
+            measured = f"{here[1]:.4g}" if here else "never"
+            lines.append(f"  horizon t of n = {width_label(g.width)}: {measured}, predicted {words}")
+    return "\n".join(lines)

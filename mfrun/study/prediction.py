@@ -2,10 +2,11 @@
 
 For every metric m, with m(t) its value in the limit,
 
-    mean over starts of m_n(t) = m(t) + c(t) / n,    sd over starts of m_n(t) = s(t) / sqrt(n),
+    mean over starts of m_n(t) = m(t) + c(t) / n,    variance over starts of m_n(t) = s(t)^2 / n + q(t)^2 / n^2,
 
-and for the average output of k networks of width n, c_k / n and s / sqrt(k n) with c_k = c_inf + (c - c_inf) / k: c_inf
-is what all of them have in common, the rest is their variance. sigma_l(t) / sqrt(n) is how far apart the neurons of
+q being the deviation of the quadratic term, whose mean is c; it counts where n is small or s is. For the average output
+of k networks of width n, c becomes c_k = c_inf + (c - c_inf) / k, c_inf being what all of them have in common and the
+rest their variance, and the variance is divided by k. sigma_l(t) / sqrt(n) is how far apart the neurons of
 layer l are (the deviation of h_l over its neurons, at some samples), which without types are one in the limit. Where
 it grows like exp(lambda t), c grows like exp(2 lambda t), and networks of width n leave the limit at
 t_h = ln(n) / (2 lambda) + const.
@@ -51,7 +52,7 @@ class Law:
     Attributes:
         metric: column of metrics.csv.
         frame: ``t``, ``limit`` and its ``limit_bar``, ``c``, ``c_se``, ``common`` (c_inf), ``common_se``, ``s``,
-            ``s_se``, and whether linear theory held there (``linear``).
+            ``s_se``, ``q``, ``q_se``, and whether linear theory held there (``linear``).
         eps: of the perturbations.
     """
 
@@ -66,7 +67,13 @@ class Law:
 
     def deviation(self, n: float, k: int = 1) -> pd.Series:
         """Standard deviation over starts."""
-        return self.frame["s"] / math.sqrt(n * k)
+        return (self.frame["s"] ** 2 / n + self.frame["q"] ** 2 / n**2).pow(0.5) / math.sqrt(k)
+
+    def deviation_error(self, n: float) -> pd.Series:
+        """Standard error of that of one network."""
+        f, deviation = self.frame, self.deviation(n)
+        of_squares = ((f["s"] * f["s_se"] / n) ** 2 + (f["q"] * f["q_se"] / n**2) ** 2).pow(0.5)
+        return (of_squares / deviation.where(deviation > 0)).fillna(0.0)
 
     def band(self, n: float, k: int = 1) -> tuple[pd.Series, pd.Series]:
         """Mean, and half-width of the interval that holds 95 % of all starts, the errors of m, c and s in it."""
@@ -77,10 +84,10 @@ class Law:
 
     def width_for(self, accuracy: float, step: int, k: int = 1) -> float:
         """The n from which the root mean square gap of k averaged networks stays below an accuracy at a step."""
-        c = float(self.gap(1, k)[step])
-        v, a2 = float(self.deviation(1, k)[step]) ** 2, accuracy**2
-        # With x = 1/n: c^2 x^2 + v x = a^2, its positive root; written so that c = 0 is no exception.
-        return (v + math.sqrt(v**2 + 4 * c**2 * a2)) / (2 * a2)
+        row = {name: float(value) for name, value in self.frame[["s", "q"]].loc[step].items()}
+        v, w = row["s"] ** 2 / k, float(self.gap(1, k)[step]) ** 2 + row["q"] ** 2 / k
+        # With x = 1/n: w x^2 + v x = accuracy^2, its positive root; written so that w = 0 is no exception.
+        return (v + math.sqrt(v**2 + 4 * w * accuracy**2)) / (2 * accuracy**2)
 
 
 @dataclass(frozen=True)
@@ -162,8 +169,10 @@ class _Group:
 
 
 def _law(metric: str, limit: pd.DataFrame, groups: list[_Group], steps: pd.Index, times: pd.Series, eps: float) -> Law:
-    of_groups: dict[str, list[np.ndarray]] = {"c": [], "common": [], "s2": []}
+    of_groups: dict[str, list[np.ndarray]] = {"c": [], "common": [], "s2": [], "q2": []}
     small, large = [], []
+    quadratic = [(g.halves(g.table(metric, steps), twice=False)[1] - g.table(metric, steps)[:, :1]) for g in groups]
+    average = np.mean([q.mean(1) for q in quadratic], 0)[:, None]
     for group in groups:
         values = group.table(metric, steps)
         # What is no average of a function of the outputs has no value for an average output.
@@ -173,6 +182,7 @@ def _law(metric: str, limit: pd.DataFrame, groups: list[_Group], steps: pd.Index
         _, of_average = group.halves(paired, twice=False)
         of_groups["s2"].append((difference**2).mean(1) / eps**2)
         of_groups["c"].append((mean - base).mean(1) / eps**2)
+        of_groups["q2"].append(((mean - base - average) ** 2).mean(1) / eps**4)
         of_groups["common"].append((of_average - base).mean(1) / eps**2)
         if group.tested:
             again, mean_again = group.halves(values, twice=True)
@@ -185,9 +195,9 @@ def _law(metric: str, limit: pd.DataFrame, groups: list[_Group], steps: pd.Index
     columns |= {"limit": one.to_numpy(), "limit_bar": bar.to_numpy()}
     for name in ("c", "common"):
         columns |= {name: np.mean(of_groups[name], 0), f"{name}_se": _error(of_groups[name])}
-    s2, s2_se = np.mean(of_groups["s2"], 0), _error(of_groups["s2"])
-    s = np.sqrt(s2)
-    columns |= {"s": s, "s_se": np.divide(s2_se, 2 * s, out=np.zeros_like(s), where=s > 0)}
+    for name in ("s", "q"):
+        root, error = np.sqrt(np.mean(of_groups[f"{name}2"], 0)), _error(of_groups[f"{name}2"])
+        columns |= {name: root, f"{name}_se": np.divide(error, 2 * root, out=np.zeros_like(root), where=root > 0)}
     frame = pd.DataFrame(columns, index=steps)
     # Without tested pairs nothing has shown that it ends.
     frame["linear"] = _linear(np.array(small), np.array(large)) if small else True
