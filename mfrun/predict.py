@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,8 @@ def train(flags: list[str], given: list[str]) -> Path:
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ConfigError("predict.groups", groups, "must be at least 2, for a standard error")
     perturbed = ",".join(map(str, range(groups + 1)))
+    # All runs draw Sobol points, in processes that are copies of this one: it takes a second to import, once.
+    importlib.import_module("scipy.stats.qmc")
     top, _ = launch.sweep_runs("predict", flags, [*given, "width=inf", f"perturbed={perturbed}"])
     return top
 

@@ -23,7 +23,7 @@ for setting in $SETTINGS; do
     mnist4_tau2_N128) sweep $setting $mnist neurons=128 depth=4 init.tau2=2 steps=10000 "widths=[$WIDE]" ;;
     mnist4_tau2_data) sweep $setting $mnist neurons=128 depth=4 init.tau2=2 steps=10000 replicate_data=independent "widths=[$WIDE]" ;;
     mnist4_tau01) sweep $setting $mnist neurons=128 depth=4 init.tau2=0.1 steps=25000 "widths=[$WIDE]" ;;
-    mnist5_tau2) sweep $setting $mnist neurons=256 depth=5 init.tau2=2 steps=10000 "widths=[$WIDE]" ;;
+    mnist5_tau2) sweep $setting $mnist neurons=256 depth=5 init.tau2=2 steps=30000 "widths=[$WIDE]" ;;
     mnist5_tau01) sweep $setting $mnist neurons=128 depth=5 init.tau2=0.1 steps=25000 "widths=[$WIDE]" ;;
     gaussians5_tau3) sweep $setting dataset=gaussians depth=5 init.tau2=3 neurons=128 stand_in.first=512 steps=30000 "widths=[$WIDE]" ;;
     *) echo "unknown setting $setting" >&2; exit 2 ;;

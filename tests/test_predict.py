@@ -19,8 +19,8 @@ from mfrun.networks.architecture import Perturbations
 from mfrun.shell.compose import compose
 from mfrun.study.prediction import Law, horizon, read
 
-SMALL = ["threads=1", "dtype=float64", "evaluation.samples=2000", "evaluation.points_per_decade=5"]
-GROUP = ["predict.first=256", "predict.last=64", "predict.inner=8"]
+SMALL = ["threads=1", "dtype=float64", "evaluation.samples=500", "evaluation.points_per_decade=5"]
+GROUP = ["predict.first=128", "predict.last=32", "predict.inner=8", "predict.pairs=8", "predict.tested=1"]
 
 
 def experiment(*words: str) -> Experiment:
@@ -45,7 +45,7 @@ def test_two_layers_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """yhat is an average of n i.i.d. beta sigma(w x): c is the variance of one of them, s that of its projection."""
     monkeypatch.chdir(tmp_path)
     words = ["depth=2", "dataset.d=3", "steps=0", "init.tau2=0.5", "activation=tanh"]
-    law = predicted("p", *words, *GROUP, "predict.pairs=24")
+    law = predicted("p", *words, *GROUP)
     e = experiment("width=inf", *words)
     x, y = (
         torch.cat(parts, -1 if i else 0) for i, parts in enumerate(zip(*e.evaluator().sets["population"], strict=True))
@@ -63,11 +63,11 @@ def test_two_layers_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_linear_networks_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """sigma(h) = h: the moments of (w, beta) move by themselves, so that any number of starts of any width is exact."""
     monkeypatch.chdir(tmp_path)
-    d, steps, n, starts = 3, 60, 2000, 20_000
-    words = ["depth=2", f"dataset.d={d}", f"steps={steps}", "alpha=0.02", "activation=linear"]
+    d, steps, n, starts = 3, 40, 2000, 20_000
+    words = ["depth=2", f"dataset.d={d}", f"steps={steps}", "alpha=0.03", "activation=linear"]
     words += ["architecture.biases=false", "init.tau2=0.5", "dataset=teacher", "dataset.noise=0.3"]
     words += ["dataset.depth=2", "dataset.width=3", "dataset.activation.name=linear"]
-    law = predicted("p", *words, *GROUP, "predict.pairs=24")
+    law = predicted("p", *words, *GROUP)
     e = experiment("width=inf", *words)
     X, Y = (
         torch.cat(parts, -1 if i else 0) for i, parts in enumerate(zip(*e.evaluator().sets["population"], strict=True))
@@ -97,7 +97,7 @@ def test_linear_networks_at_every_step(tmp_path: Path, monkeypatch: pytest.Monke
             assert row["limit"] == pytest.approx(at_limit[0], rel=2e-3)
             checked += 1
         x, y = (array.numpy() for array in stream.batch(k))
-        M, limit = (moved(m, x, y[0], 0.02) for m in (M, limit))
+        M, limit = (moved(m, x, y[0], 0.03) for m in (M, limit))
     assert checked > 5
 
 
@@ -119,13 +119,13 @@ def moved(M: np.ndarray, x: np.ndarray, y: np.ndarray, alpha: float) -> np.ndarr
 def test_real_networks_with_much_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three layers, tau2 = 2: the noise of inner weights is a good part of c."""
     monkeypatch.chdir(tmp_path)
-    words = ["depth=3", "dataset.d=2", "steps=30", "alpha=0.02", "activation=tanh", "init.tau2=2", "init.tau3=0.5"]
-    law = predicted("p", *words, *GROUP, "predict.pairs=12")
-    n, S = 200, 600
+    words = ["depth=3", "dataset.d=2", "steps=20", "alpha=0.03", "activation=tanh", "init.tau2=2", "init.tau3=0.5"]
+    law = predicted("p", *words, *GROUP)
+    n, S = 120, 400
     e = experiment(*words, f"width={n}", f"replicates={S}")
     network, evaluator = e.network(), e.evaluator()
     steps, k = e.steps(network, e.stream()), 0
-    for mark in (0, 30):
+    for mark in (0, 20):
         while k < mark:
             k = steps.advance(k, mark)
         loss = np.array(evaluator(network)["population_loss"])
@@ -141,7 +141,7 @@ def test_real_networks_with_much_noise(tmp_path: Path, monkeypatch: pytest.Monke
 def test_perturbations_are_mirrored_and_of_one_limit() -> None:
     e = experiment("depth=4", "dataset.d=3", "width=inf", "perturbed=2", "init.tau2=1", *GROUP)
     network, keys = e.network(), e.blueprint.predict
-    assert network.replicates == len(keys.members) == 1 + 2 * 6 + 2 * 2
+    assert network.replicates == len(keys.members) == 1 + 2 * 8 + 2 * 1
     # Types are common to all, and so is W_1.
     assert all(torch.equal(network.W[0][0], w) for w in network.W[0])
     for p, typed in zip(network.p[1:-1], (True, False, True), strict=True):
@@ -151,13 +151,13 @@ def test_perturbations_are_mirrored_and_of_one_limit() -> None:
         w = p.weights[..., 0]
         assert torch.allclose(w.sum(1), torch.ones(len(w), dtype=w.dtype))
         moved = w - w[:1]
-        assert torch.allclose(moved[1::2][:6], -moved[2::2][:6])
-        assert torch.allclose(moved[13], 2 * moved[1])
+        assert torch.allclose(moved[1::2][:8], -moved[2::2][:8])
+        assert torch.allclose(moved[17], 2 * moved[1])
         assert float(moved[1].abs().max()) > 0
     # Copies of one unperturbed neuron agree in everything; those of a pair see noise of the same size.
     noise = network.W[1] - 1
     assert not noise[0].any()
-    assert torch.allclose(noise[1::2][:6], -noise[2::2][:6])
+    assert torch.allclose(noise[1::2][:8], -noise[2::2][:8])
 
 
 def test_fluctuations_have_the_covariance_of_n_draws() -> None:

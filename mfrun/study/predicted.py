@@ -214,12 +214,12 @@ def beside(s: Study, found: Prediction, steps: list[int]) -> pd.DataFrame:
 
 
 def _row(g: Gap, law: Law, k: int) -> dict[str, float | bool]:
-    n, S, values = g.width, g.replicates, g.differences.loc[k]
-    row = {str(name): float(value) for name, value in law.frame.loc[k].items()}
-    deviation = float(values.std())
+    n, S, row = g.width, g.replicates, law.frame.to_dict("index")[k]
+    values = g.differences.loc[[k]].to_numpy()
+    deviation, bar = float(values.std(ddof=1)), g.reference_bar.to_dict()[k]
     found = {
-        "gap": (float(values.mean()), math.hypot(deviation / math.sqrt(S), float(g.reference_bar[k]) / 2)),
-        "predicted_gap": (float(row["c"]) / n, float(row["c_se"]) / n),
+        "gap": (float(values.mean()), math.hypot(deviation / math.sqrt(S), bar / 2)),
+        "predicted_gap": (row["c"] / n, row["c_se"] / n),
         "deviation": (deviation, deviation / math.sqrt(2 * (S - 1))),
         "predicted_deviation": (law.deviation(n).to_dict()[k], law.deviation_error(n).to_dict()[k]),
     }

@@ -84,8 +84,8 @@ class Law:
 
     def width_for(self, accuracy: float, step: int, k: int = 1) -> float:
         """The n from which the root mean square gap of k averaged networks stays below an accuracy at a step."""
-        row = {name: float(value) for name, value in self.frame[["s", "q"]].loc[step].items()}
-        v, w = row["s"] ** 2 / k, float(self.gap(1, k)[step]) ** 2 + row["q"] ** 2 / k
+        row = self.frame.to_dict("index")[step]
+        v, w = row["s"] ** 2 / k, self.gap(1, k).to_dict()[step] ** 2 + row["q"] ** 2 / k
         # With x = 1/n: w x^2 + v x = accuracy^2, its positive root; written so that w = 0 is no exception.
         return (v + math.sqrt(v**2 + 4 * w * accuracy**2)) / (2 * accuracy**2)
 
