@@ -57,7 +57,10 @@ def draw(folder: Path, tolerance: float, level: float, least: float, file: Path)
             left.fill_between(t, mean - spread, mean + spread, color=look["color"], alpha=0.15, linewidth=0)
     left.set(title=f"{metric.replace('_', ' ')}", xlabel=r"time $t = k\alpha$")
     horizons(middle, found)
-    shifted(right, curves, metric, found, colours)
+    if math.isnan(found.law.b):
+        right.set_axis_off()
+    else:
+        shifted(right, curves, metric, found, colours)
     handles = [
         Line2D([], [], label=style.named(c.width, c.neurons), **style.look(c.width, colours, "-")) for c in curves
     ]
@@ -83,12 +86,16 @@ def horizons(axes, found: Study) -> None:
     reached = [(g.width, h[1], g.neurons) for g in found.gaps if (h := g.horizon(found.tolerance))]
     for width, t, neurons in reached:
         axes.plot([width], [t], "o", color="#2a5d9f", fillstyle="none" if neurons else "full", markersize=5)
-    n, law = np.array([reached[0][0], reached[-1][0]]), found.law
+    law = found.law
+    axes.set(title="horizon $t_h = a + b\\,\\ln n$", xlabel="$n$", ylim=(0, None))
+    style.log_ticks(axes, [width for width, *_ in reached])
+    if math.isnan(law.b):  # Too few of the widths that are fitted leave the limit.
+        axes.set_title("horizon $t_h$")
+        return
+    n = np.array([reached[0][0], reached[-1][0]])
     label = f"$b = {law.b:.2f}$ [{law.low:.2f}, {law.high:.2f}]"
     axes.plot(n, law.a + law.b * np.log(n), color="#c9541b", linewidth=1.3, label=label)
-    style.log_ticks(axes, [width for width, *_ in reached])
-    axes.set(title="horizon $t_h = a + b\\,\\ln n$", xlabel="$n$", ylim=(0, None))
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def falls_below(curve: Curve, metric: str, level: float) -> float | None:
