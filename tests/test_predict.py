@@ -203,6 +203,9 @@ def test_horizons_follow_the_growth() -> None:
     assert continued
     assert t == pytest.approx(math.log(1e5) / 2)
     assert horizon(grown, 1e6, 0.1) is None
+    # Where nothing was linear, nothing is continued.
+    never = Law("loss", grown.frame.assign(linear=False), 0.01)
+    assert horizon(never, 1e6, 0.1, rate=1.0) is None
 
 
 # --- The command.
@@ -231,6 +234,8 @@ def test_a_prediction_goes_on_and_is_read_again(tmp_path: Path, monkeypatch: pyt
     assert status("p/width=inf,perturbed=1")["step"] == 40
     assert rows("p/width=inf,perturbed=1")[: len(first) - 7] == first[:-7]
     assert here("predict", "p", "widths=[200]", "--metrics", "population_loss", "--format", "svg") == 0
+    # A metric that moves in jumps is read as well.
+    assert here("predict", "p", "widths=[200]", "--metrics", "population_error") == 0
     assert Path("p/predict.svg").exists()
 
 

@@ -229,7 +229,7 @@ def _linear(small: np.ndarray, large: np.ndarray) -> np.ndarray:
 def _linear_until(laws: list[Law]) -> int:
     """The last step up to which linear theory held for every metric that is a loss."""
     losses = [law for law in laws if law.metric.endswith("_loss")] or laws
-    return min(int(law.frame.index[law.frame["linear"].to_numpy()].max()) for law in losses)
+    return min(max(law.frame.index[law.frame["linear"].to_numpy()].tolist(), default=0) for law in losses)
 
 
 def _spread(group: _Group, l: int, steps: pd.Index) -> np.ndarray:
@@ -290,7 +290,7 @@ def horizon(law: Law, n: float, tolerance: float, rate: float = math.nan) -> tup
     above = gap.index[gap > tolerance]
     if len(above):
         return float(f["t"][above[0]]), False
-    if math.isnan(rate) or f["c"].iloc[-1] == 0:
+    if math.isnan(rate) or f.empty or f["c"].iloc[-1] == 0:
         return None
     last = f.iloc[-1]
     rest = tolerance**2 - last["s"] ** 2 / n
