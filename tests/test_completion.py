@@ -56,6 +56,7 @@ def test_commands_and_keys() -> None:
         "plot",
         "compare",
         "statics",
+        "predict",
         "check",
         "status",
         "export",
