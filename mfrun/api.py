@@ -42,8 +42,8 @@ class Prediction:
     """Outputs of a trained network.
 
     Attributes:
-        yhat: (replicates, samples, outputs); for n = infinity the mean over the particle sets.
-        bar: half-width of its 95 % interval over the particle sets, of the same shape; None for a finite width.
+        yhat: (replicates, samples, outputs).
+        bar: for n = infinity the half-width of its 95 % interval, of the same shape; None for a finite width.
     """
 
     yhat: Floats
@@ -55,8 +55,8 @@ class Hidden:
     """A hidden layer at some inputs.
 
     Attributes:
-        h: pre-activations (networks, neurons, samples), or (networks, neurons, height, width, samples) of a CNN; the
-            particle sets of one replicate lie side by side.
+        h: pre-activations (networks, neurons, samples), or (networks, neurons, height, width, samples) of a CNN; at
+            n = infinity the union of the particle sets, or without one the sets of a replicate side by side.
         a: what the layer makes of them, of the same shape but where it pools.
         p: the measure of the neurons (networks, neurons); every row sums to 1.
     """
@@ -147,7 +147,7 @@ class Run:
         """
         import torch
 
-        from mfrun.dynamics.evaluate import interval
+        from mfrun.dynamics.evaluate import of_sets
         from mfrun.problems.problem import CHUNK
 
         experiment, network = self._restored(step)
@@ -156,10 +156,8 @@ class Run:
         for part in torch.split(inputs, CHUNK):
             ws = network.workspace(len(part), backward=False)
             outputs.append(network.forward(part, ws).reshape(network.replicates, network.n_out, -1).clone())
-        # The sets of one replicate lie side by side.
         every = torch.cat(outputs, dim=-1).movedim(-1, -2).double()
-        yhat = every.view(-1, experiment.sets, *every.shape[1:])
-        mean, bar = interval(yhat, dim=1)
+        mean, bar = of_sets(every, experiment.sets, experiment.blueprint.union)
         return Prediction(mean.cpu().numpy(), None if bar is None else bar.cpu().numpy())
 
     def hidden(self, x: Any, layer: int, step: int | None = None) -> Hidden:
@@ -176,6 +174,7 @@ class Run:
         import torch
 
         experiment, network = self._restored(step)
+        network = network.parts[0]
         layers = len(network.widths)
         if not 1 <= layer <= layers:
             raise UserError(f"layer={layer}: the hidden layers are 1 to {layers}")

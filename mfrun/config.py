@@ -66,7 +66,7 @@ class Config:
     depth: int = 4
     width: Any = 100
     widths: list[Any] = field(default_factory=list)
-    particles: dict[str, Any] = field(default_factory=dict)
+    particles: dict[str, Any] = field(default_factory=lambda: {"union": False})
     neurons: int | None = None
     stand_in: dict[str, Any] = field(default_factory=dict)
     perturbed: int = 0

@@ -60,7 +60,7 @@ def test_runs_of_no_sweep_are_told_apart_by_what_differs() -> None:
 
 
 def test_predictions_are_the_network_s(sweep: mfrun.Sweep) -> None:
-    """The mean over the particle sets and its bar, by hand; a finite network by plain torch."""
+    """The union of the particle sets less its bias, and its bar, by hand; a finite network by plain torch."""
     x = np.random.default_rng(0).normal(size=(7, 3))
     finite = next(run for run in sweep if run.width == 10)
     found = finite.predict(x)
@@ -77,15 +77,23 @@ def test_predictions_are_the_network_s(sweep: mfrun.Sweep) -> None:
     limit = next(run for run in sweep if math.isinf(run.width))
     found = limit.predict(x)
     assert found.yhat.shape == (2, 7, 1)
-    hidden = limit.hidden(x, layer=2)
-    arrays = limit.network().state()
-    sets = hidden.a.shape[0] // 2
-    outputs = (
-        np.einsum("skb,sk,sok->sbo", hidden.a, hidden.p, arrays["W3"].numpy()) + arrays["b3"].numpy().mean(1)[:, None]
-    )
-    outputs = outputs.reshape(2, sets, 7, 1)
-    np.testing.assert_allclose(found.yhat, outputs.mean(1), rtol=1e-4, atol=1e-6)
-    bar = 3.182446305 * outputs.std(1, ddof=1) / math.sqrt(sets)
+    network = limit.network()
+    arrays = {name: array.numpy() for name, array in network.state().items()}
+
+    def outputs(prefix: str, part: int) -> np.ndarray:
+        W, b = ([arrays[f"{prefix}{name}{l}"] for l in (1, 2, 3)] for name in "Wb")
+        a = np.maximum(W[0] @ x.T + b[0], 0)
+        for l in (1, 2):
+            measure = network.parts[part].p[l]
+            p = np.stack([measure.probabilities(a.shape[1], s).numpy() for s in range(len(a))])
+            above = W[l] @ (p[..., None] * a) + b[l]
+            a = np.maximum(above, 0)
+        return above.swapaxes(1, 2)
+
+    union, sets = outputs("", 0), outputs("sets.", 1).reshape(2, 8, 7, 1)
+    np.testing.assert_allclose(limit.hidden(x, layer=2).p.shape, (2, 8 * arrays["sets.W2"].shape[1]))
+    np.testing.assert_allclose(found.yhat, (8 * union - sets.mean(1)) / 7, rtol=1e-4, atol=1e-6)
+    bar = 2.364624252 * sets.std(1, ddof=1) / math.sqrt(8)
     assert found.bar is not None
     np.testing.assert_allclose(found.bar, bar, rtol=1e-2, atol=1e-6)
 

@@ -96,7 +96,7 @@ def test_train() -> None:
     table = rows("r")
     assert list(table[0]) == [
         "step", "t", "replicate", "population_loss", "population_error", "nonpositive_1", "nonpositive_2",
-        "wall_seconds",
+        "population_loss_se", "population_error_se", "wall_seconds",
     ]  # fmt: skip
     assert [(int(r["step"]), int(r["replicate"])) for r in table] == list(itertools.product(grid(120, 10), (0, 1)))
     assert all(float(r["t"]) == pytest.approx(0.001 * int(r["step"])) for r in table)

@@ -351,7 +351,7 @@ def images(tmp_path: Path) -> Path:
 
 
 RUN = ["dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy", "architecture=cnn", "threads=1", "batch=4"]
-SMALL = ["architecture.layers=[{stride:2},{ratio:2,pool:2}]", "particles.first=16", "particles.last=8"]
+SMALL = ["architecture.layers=[{stride:2},{ratio:2,pool:2}]", "particles.first=16", "particles.last=16"]
 
 
 @pytest.mark.parametrize("width", ["4", "inf"])

@@ -211,7 +211,7 @@ def test_gaussians_have_the_stated_law():
 def test_parallel_streams():
     """Replicates with data of their own: each slice is its own stream's batch, once for each particle set."""
     streams = [gaussians().stream(seed, 5, "iid") for seed in (3, 4)]
-    x, y = Parallel(streams, copies=2).batch(7)
+    x, y = Parallel(streams, [0, 0, 1, 1]).batch(7)
     assert x.shape == (4, 5, 3)
     assert y.shape == (4, 1, 5)
     for s, seed in enumerate((3, 3, 4, 4)):

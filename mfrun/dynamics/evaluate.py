@@ -8,6 +8,8 @@ Columns of metrics.csv:
     nonpositive_l              fraction of pre-activations of layer l that are <= 0, over the last split (Section 4.2.2)
     METRIC_paired              perturbed limits only: the metric of the average output of a pair
     spread_l                   perturbed limits only: deviation of h_l over the neurons of layer l, at some samples
+    METRIC_se                  standard error of that average, as one over samples drawn anew; a network of any width
+                               is evaluated at the same samples, so gaps between widths are free of it
     METRIC_bar                 n = infinity only: half-width of the 95 % confidence interval over the particle sets
     wall_seconds               training and evaluation time so far; the one column that differs when a run is repeated
 """
@@ -58,16 +60,21 @@ class Evaluator:
     def __call__(self, network: Network) -> dict[str, list[float]]:
         """The metrics of each of the S networks, by column name."""
         columns: dict[str, list[float]] = {}
+        errors: dict[str, list[float]] = {}
         nonpositive: list[Tensor] = []
         spread: list[Tensor] = []
         for split, samples in self.sets.items():
             sums: dict[str, Tensor] = {}
+            squares: dict[str, Tensor] = {}
             nonpositive = [torch.zeros(network.replicates, dtype=torch.float64) for _ in network.widths]
             spread = []
             for x, y in samples:
                 ws = self._workspace(network, len(x))
                 yhat = network.forward(x, ws).view(network.replicates, network.n_out, -1)
                 found = self._values(y, yhat)
+                for name, values in found.items():
+                    each = values.expand(network.replicates, -1).double()
+                    squares[name] = squares.get(name, 0) + each.square().sum(-1).cpu()
                 if self.partners is not None:
                     paired = self._values(y, (yhat + yhat[self.partners]) / 2)
                     found |= {f"{name}_paired": values for name, values in paired.items()}
@@ -81,9 +88,12 @@ class Evaluator:
                         # The first samples are enough: their neurons' deviations differ by little.
                         spread = [v.cpu() / len(x) for v in network.spread(ws)]
             columns |= {f"{split}_{name}": (s / samples.count).tolist() for name, s in sums.items()}
+            for name, square in squares.items():
+                errors[f"{split}_{name}_se"] = _standard_error(sums[name], square, samples.count).tolist()
         last = self.sets[list(self.sets)[-1]]
         columns |= {f"nonpositive_{l}": (s / last.count).tolist() for l, s in enumerate(nonpositive, 1)}
-        return columns | {f"spread_{l}": v.sqrt().tolist() for l, v in enumerate(spread, 1)}
+        columns |= {f"spread_{l}": v.sqrt().tolist() for l, v in enumerate(spread, 1)}
+        return columns | errors
 
     def _values(self, y: Tensor, yhat: Tensor) -> dict[str, Tensor]:
         values = {"loss": self.loss.value(y, yhat)}
@@ -98,23 +108,59 @@ class Evaluator:
         return self._workspaces[batch]
 
 
-def over_sets(columns: dict[str, list[float]], sets: int) -> dict[str, list[float]]:
-    """Mean over each replicate's particle sets, and its error bar.
+def _standard_error(sums: Tensor, squares: Tensor, count: int) -> Tensor:
+    """Of the average over ``count`` samples, from the sums of their values and of their squares; NaN for one sample."""
+    variance = (squares - sums.square() / count).clamp_min(0.0) / (count - 1) if count > 1 else sums * math.nan
+    return (variance / count).sqrt()
+
+
+def over_sets(columns: dict[str, list[float]], sets: int, union: bool = False) -> dict[str, list[float]]:
+    """What each replicate's particle sets say of n = infinity, and its error bar.
 
     Args:
-        columns: metrics of replicates * sets networks, the sets of one replicate side by side.
+        columns: metrics of all networks, in the order of ``Blueprint.replicate_of``.
         sets: particle sets in a replicate; with 1, nothing changes.
+        union: whether their unions come before them.
 
     Returns:
-        The means, and for each column a ``_bar``: the half-width of Student's 95 % interval for a mean of ``sets``.
+        The values of :func:`of_sets`, and for each column but those of ``_se`` a ``_bar``.
     """
     means, bars = {}, {}
     for name, values in columns.items():
-        mean, bar = interval(torch.tensor(values, dtype=torch.float64).view(-1, sets), dim=1)
-        means[name] = mean.tolist()
-        if bar is not None:
+        every = torch.tensor(values, dtype=torch.float64)
+        mean, bar = of_sets(every, sets, union)
+        # What is never negative has no negative value at n = infinity either.
+        means[name] = (mean.clamp_min(0.0) if bool((every >= 0).all()) else mean).tolist()
+        if bar is not None and not name.endswith("_se"):
             bars[f"{name}_bar"] = bar.tolist()
     return means | bars
+
+
+def of_sets(values: Tensor, sets: int, union: bool) -> tuple[Tensor, Tensor | None]:
+    """A quantity at n = infinity from those of the particle sets and of their union, and its error bar.
+
+    A set's measure differs from the true one by delta_s, and the union's by their mean. To second order a quantity then
+    differs by a linear and by a quadratic form of that. The linear parts of the union and of the sets' mean are the
+    same. The quadratic one, which is the bias, is in the mean what one set has and in the union 1 / sets of it, in
+    expectation, however the particles of a set are drawn, as long as sets are independent. So
+
+        union - (mean of sets - union) / (sets - 1)
+
+    is free of it: the jackknife over groups. What is left is the chance of the draw, which the sets' spread shows.
+
+    Args:
+        values: (networks, ...), in the order of ``Blueprint.replicate_of``.
+        sets: particle sets in a replicate.
+        union: whether their unions come before them.
+
+    Returns:
+        The quantity (replicates, ...), and the half-width of its 95 % interval; None for one set.
+    """
+    replicates = len(values) // (sets + union)
+    mean, bar = interval(values[replicates * union :].view(replicates, sets, *values.shape[1:]), dim=1)
+    if union:
+        mean = values[:replicates] - (mean - values[:replicates]) / (sets - 1)
+    return mean, bar
 
 
 def interval(values: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:

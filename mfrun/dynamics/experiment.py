@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mfrun.config import Config, validated
-from mfrun.dynamics.evaluate import Evaluator
+from mfrun.dynamics.evaluate import Evaluator, over_sets
 from mfrun.dynamics.schedules import Rates, Schedule
 from mfrun.dynamics.steps import Eager, Graphed, Steps
 from mfrun.errors import ConfigError, UserError
@@ -83,7 +83,8 @@ class Experiment:
     def network(self) -> Network:
         """The network at step 0."""
         network = self.architecture.draw(self.blueprint)
-        network.products = self.products
+        for part in (network, *network.parts):
+            part.products = self.products
         return network
 
     @functools.cached_property
@@ -107,8 +108,12 @@ class Experiment:
         partners = self.blueprint.predict.partners if self.blueprint.perturbed else None
         return Evaluator(sets, self.problem.task, self.loss, self.test_functions, partners=partners)
 
+    def over_sets(self, columns: dict[str, list[float]]) -> dict[str, list[float]]:
+        """The metrics of each replicate from those of all networks."""
+        return over_sets(columns, self.sets, self.blueprint.union)
+
     def stream(self) -> Stream:
-        """The batches of SGD: one order for all replicates, or one for each (all of its particle sets share it)."""
+        """The batches of SGD: one order for all replicates, or one for each (all of its networks share it)."""
         cfg = self.cfg
 
         def one(seed: int) -> Stream:
@@ -118,7 +123,7 @@ class Experiment:
             return one(cfg.seed.data)
         # Replicate 0 sees what a single run sees; the others' orders are no other seed's.
         seeds = [cfg.seed.data, *(entropy("replicate", cfg.seed.data, r) for r in range(1, cfg.replicates))]
-        return Parallel([one(s) for s in seeds], copies=self.sets)
+        return Parallel([one(s) for s in seeds], self.blueprint.replicate_of)
 
 
 def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
@@ -140,6 +145,8 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     loss: Loss = create("loss", cfg.loss, "loss")
     test_functions = _test_functions(cfg)
     problem = problem or load_problem(cfg)
+    if not architecture.unions:
+        blueprint = replace(blueprint, particles=replace(blueprint.particles, union=False))
     blueprint = replace(blueprint, d=problem.d, n_out=problem.n_out, image=problem.image)
     named = ("architecture", "neuron", "operation", "scaling")
     architecture.accept(blueprint, {k: getattr(cfg, k)["name"] for k in named} | {"precision": cfg.precision})

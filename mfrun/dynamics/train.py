@@ -11,7 +11,7 @@ import torch
 
 from mfrun import __version__
 from mfrun.config import EXECUTION, Config, flatten, width_label
-from mfrun.dynamics.evaluate import grid, kept_steps, over_sets
+from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment
 from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.networks.network import Network
@@ -82,6 +82,7 @@ class _Loop:
         self.kept = kept_steps(self.grid, cfg.keep_checkpoints)
         self.step, self.seconds_before = 0, 0.0
         self.latest: dict[str, float] = {}
+        self.latest_errors: dict[str, float] = {}
         self.logger = Tolerated(cfg.logger, label)
         self.logger.tell("start", run.path, self._restore())
         self.started, self.first_step = time.perf_counter(), self.step
@@ -136,7 +137,7 @@ class _Loop:
 
     def _evaluate(self, progress: Progress) -> None:
         """One row for each replicate, on disk, and the state with it."""
-        columns = over_sets(self.evaluator(self.network), self.experiment.sets)
+        columns = self.experiment.over_sets(self.evaluator(self.network))
         wall = self._seconds()
         rows = [
             {
@@ -152,7 +153,8 @@ class _Loop:
         losses = next(name for name in columns if name.endswith("_loss"))
         self.latest_losses = columns[losses]
         shown = [n for n in columns if n.endswith(("_loss", "_error"))]
-        self.latest = {n: sum(columns[n]) / len(columns[n]) for n in shown}
+        means = {n: sum(values) / len(values) for n, values in columns.items()}
+        self._remember(means, shown)
         self._save()
         self.run.write_status("running", **self._facts())
         self.logger.tell("log", rows)
@@ -160,6 +162,11 @@ class _Loop:
         progress.report(self.step, self.latest, self._speed())
         values = "  ".join(f"{k} {v:.4g}" for k, v in self.latest.items())
         self.run.log(f"step {self.step}/{self.cfg.steps}: {values}")
+
+    def _remember(self, means: dict[str, float], shown: list[str]) -> None:
+        """The means over replicates at the latest evaluation, for the status."""
+        self.latest = {n: float(means[n]) for n in shown}
+        self.latest_errors = {f"{n}_se": float(means[f"{n}_se"]) for n in shown if f"{n}_se" in means}
 
     def _any_finite(self) -> bool:
         return any(math.isfinite(v) for v in self.latest_losses)
@@ -197,7 +204,7 @@ class _Loop:
             last = rows[rows["step"] == rows["step"].max()]
             shown = [c for c in map(str, rows) if c.endswith(("_loss", "_error"))]
             self.latest_losses = last[shown[0]].tolist()
-            self.latest = {c: float(last[c].mean()) for c in shown}
+            self._remember(last.mean(numeric_only=True).to_dict(), shown)
         kept = rows[rows["step"].isin(self.evaluated)]
         return [{str(column): value for column, value in row.items()} for row in kept.to_dict("records")]
 
@@ -214,6 +221,7 @@ class _Loop:
             "wall_seconds": round(self._seconds(), 3),
             "steps_per_second": round(self._speed(), 1),
             **self.latest,
+            **self.latest_errors,
         }
 
 

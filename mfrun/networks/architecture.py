@@ -164,6 +164,17 @@ class Blueprint:
         """Independent particle sets behind each replicate: 1 for a finite network."""
         return self.particles.sets if self.infinite and not self.perturbed else 1
 
+    @property
+    def union(self) -> bool:
+        """Whether the union of these sets is a network as well."""
+        return self.sets > 1 and self.particles.union
+
+    @property
+    def replicate_of(self) -> list[int]:
+        """The replicate of each of the stacked networks: the unions of all come before their sets."""
+        of_sets = [r for r in range(self.replicates) for _ in range(self.sets)]
+        return [*range(self.replicates), *of_sets] if self.union else of_sets
+
 
 @base("architecture")
 class Architecture(ABC):
@@ -172,6 +183,7 @@ class Architecture(ABC):
     Attributes:
         neurons: whether it takes other neurons than ``neuron=bias``.
         operations: whether it takes other local operations than ``operation=product``.
+        unions: whether its limit consists of the union of the particle sets and the sets, not of the sets alone.
         scalings: whether it takes other scalings than ``scaling=mean_field``.
         precisions: values of ``precision=`` that it takes.
         kind: what its layers are called in a message.
@@ -180,6 +192,7 @@ class Architecture(ABC):
     neurons: ClassVar[bool] = False
     operations: ClassVar[bool] = False
     scalings: ClassVar[bool] = False
+    unions: ClassVar[bool] = False
     precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32", "bf16")
     kind: ClassVar[str] = "layers"
 

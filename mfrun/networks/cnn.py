@@ -103,7 +103,7 @@ class ConvArchitecture(AnyWidth):
         for layer, n, size in zip(self.layers, widths, sizes, strict=False):
             pixels = math.prod(map(layer.convolved, size))
             total, below = total + n * below * layer.kernel**2 * pixels, n
-        return total + n_out * below * math.prod(sizes[-1])
+        return (1 + blueprint.union) * (total + n_out * below * math.prod(sizes[-1]))
 
     def products(self, blueprint: Blueprint, precision: str) -> Products:
         found = super().products(blueprint, precision)

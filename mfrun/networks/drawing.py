@@ -17,14 +17,17 @@ from mfrun.networks.architecture import Architecture, Blueprint
 from mfrun.networks.drawn import Drawn
 from mfrun.networks.finite import finite
 from mfrun.networks.init import Layers
-from mfrun.networks.limit import limit
+from mfrun.networks.limit import discretised, limit
 from mfrun.networks.network import Network
 from mfrun.networks.perturbed import perturbed
+from mfrun.networks.several import Several
 from mfrun.networks.stand_in import stand_in
 
 
 class AnyWidth(Architecture):
     """An architecture whose networks are drawn alike at every width, from the shapes of their layers."""
+
+    unions = True
 
     @abstractmethod
     def layers_of(self, blueprint: Blueprint) -> Layers:
@@ -39,7 +42,13 @@ class AnyWidth(Architecture):
         return self.network(finite(blueprint, self.layers_of(blueprint), widths), blueprint)
 
     def limit(self, blueprint: Blueprint) -> Network:
-        return self.network(limit(blueprint, self.layers_of(blueprint)), blueprint)
+        layers = self.layers_of(blueprint)
+        types = discretised(blueprint, layers)
+        sets = self.network(limit(blueprint, layers, types), blueprint)
+        if not blueprint.union:
+            return sets
+        union = [t.together(blueprint.sets) for t in types]
+        return Several({"": self.network(limit(blueprint, layers, union), blueprint), "sets.": sets})
 
     def stand_in(self, blueprint: Blueprint) -> Network:
         real = self.widths(int(blueprint.width), blueprint.depth)

@@ -55,7 +55,7 @@ class DenseArchitecture(AnyWidth):
     def multiplications(self, blueprint: Blueprint) -> float:
         if blueprint.infinite and not blueprint.perturbed:
             # The other layers are small beside the particles of the first one, whose number counts all sets.
-            return blueprint.particles.first * (blueprint.d + blueprint.n_out)
+            return (1 + blueprint.union) * blueprint.particles.first * (blueprint.d + blueprint.n_out)
         return super().multiplications(blueprint)
 
     def layers_of(self, blueprint: Blueprint) -> Layers:

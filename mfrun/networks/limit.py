@@ -7,9 +7,28 @@ from torch import Tensor
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.drawn import Drawn, Typed, beside, names_of
 from mfrun.networks.init import Layers
+from mfrun.networks.particles import Types
 
 
-def limit(blueprint: Blueprint, layers: Layers) -> Drawn:
+def discretised(blueprint: Blueprint, layers: Layers) -> list[Types]:
+    """The types of layers 1 .. L, a discretisation for each particle set, and after them those of an inner weight.
+
+    Args:
+        blueprint: what to draw from.
+        layers: the shapes of the weights between two neurons.
+    """
+    init, particles = blueprint.init, blueprint.particles
+    stack, meta = blueprint.replicates * particles.sets, blueprint.device.type == "meta"
+    types = [
+        particles.types(init.entries, sum(counts.values()), stack, (blueprint.seed, l), first=l == 0, meta=meta)
+        for l, counts in enumerate(names_of(blueprint, layers))
+    ]
+    # One node, the mean, where that says all.
+    several = int(not blueprint.operation.linear and init.noise > 0)
+    return [*types, particles.types(init.entries, several, stack, (blueprint.seed, layers.L + 1), first=False)]
+
+
+def limit(blueprint: Blueprint, layers: Layers, discretisation: list[Types]) -> Drawn:
     """One neuron for each type, and the conditional mean of every inner weight (Section 3.2 at t = 0).
 
     A neuron of layer l >= 2 enters the formal system only through its theta and f_l, the conditional mean of its
@@ -25,17 +44,12 @@ def limit(blueprint: Blueprint, layers: Layers) -> Drawn:
     Args:
         blueprint: what to draw from.
         layers: the shapes of the weights between two neurons.
+        discretisation: of :func:`discretised`, or its sets taken together.
     """
-    init, particles = blueprint.init, blueprint.particles
-    L, stack, meta = layers.L, blueprint.replicates * particles.sets, blueprint.device.type == "meta"
-    types = [
-        particles.types(init.entries, sum(counts.values()), stack, (blueprint.seed, l), first=l == 0, meta=meta)
-        for l, counts in enumerate(names_of(blueprint, layers))
-    ]
+    init, L = blueprint.init, layers.L
+    *types, w_law = discretisation
+    stack = len(types[0].nodes)
     typed = Typed(blueprint, layers, [t.nodes for t in types])
-    # One node, the mean, where that says all.
-    several = int(not blueprint.operation.linear and init.noise > 0)
-    w_law = particles.types(init.entries, several, stack, (blueprint.seed, L + 1), first=False)
     nodes = w_law.nodes.sum(-1).to(types[0].nodes.device) * init.noise
 
     def inner(l: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -106,6 +106,11 @@ class Network(ABC, Generic[Ws]):
         like = next(iter(self.state().values()))
         numbers = (2 + backward) * sum(self.widths) + (1 + backward) * self.n_out
         return self.replicates * batch * numbers * like.itemsize
+
+    @property
+    def parts(self) -> list[Network[Any]]:
+        """The stacks of one size that it consists of; the first is what a study of its neurons looks at."""
+        return [self]
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the arrays of another network's :meth:`state`."""

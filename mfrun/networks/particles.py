@@ -35,6 +35,15 @@ class Types:
         """K, the number of types."""
         return self.nodes.shape[1]
 
+    def together(self, sets: int) -> Types:
+        """Every so many discretisations taken together as one of as many times the points, each set of equal weight."""
+        stack, K, m = self.nodes.shape
+        if sets == 1 or m == 0:
+            return Types(self.nodes[: stack // sets], None)
+        nodes = self.nodes.reshape(stack // sets, sets * K, m)
+        weights = None if self.weights is None else self.weights.reshape(stack // sets, sets * K) / sets
+        return Types(nodes, weights)
+
     def measure(self) -> Measure:
         """The measure p of a layer with one neuron for each type."""
         return Measure.uniform(self.count) if self.weights is None else Measure(1.0, self.weights.unsqueeze(-1))
@@ -44,14 +53,15 @@ class Types:
 class Particles:
     """How n = infinity is discretised.
 
-    The particles are split into ``sets`` independent networks that train side by side on the same batches: their mean
-    is the curve and their spread is its error bar.
+    The particles are split into ``sets`` independent networks that train side by side on the same batches, and their
+    union is one more: its curve is the limit's, the sets' spread is its error bar, and their mean shows its bias.
 
     Attributes:
         first: particles of the first layer, in all sets together.
         last: types of the last hidden layer in all sets together, where they need particles.
         nodes: quadrature nodes for one scalar coordinate (a bias, or an output weight).
         sets: independent particle sets, at least 2.
+        union: whether it is there. Without it the sets' mean is the curve, with the bias of a set in it.
         method: ``sobol`` (scrambled), ``antithetic`` (pairs mirrored at the mean) or ``plain``.
     """
 
@@ -59,6 +69,8 @@ class Particles:
     last: int = 1024
     nodes: int = 16
     sets: int = 4
+    # Runs that are older than the key have none.
+    union: bool = False
     method: str = "sobol"
 
     def __post_init__(self) -> None:

@@ -159,10 +159,15 @@ class Drawn(BlockStream):
 
 
 class Parallel(Stream):
-    """One stream for each replicate, each repeated for the networks that share it: x (S, B, d), y (S, ...)."""
+    """A stream for each of the networks, which may share some: x (S, B, d), y (S, ...).
 
-    def __init__(self, streams: list[Stream], copies: int = 1) -> None:
-        self.streams, self.copies = streams, copies
+    Args:
+        streams: those that there are.
+        chosen: the number of the stream of each network.
+    """
+
+    def __init__(self, streams: list[Stream], chosen: list[int]) -> None:
+        self.streams, self.chosen = streams, chosen
 
     def batch(self, k: int) -> Batch:
         return self._stack([s.batch(k) for s in self.streams])
@@ -179,5 +184,5 @@ class Parallel(Stream):
         return self._stack([s.at(i) for s in self.streams])
 
     def _stack(self, batches: list[Batch]) -> Batch:
-        pairs = [pair for pair in batches for _ in range(self.copies)]
+        pairs = [batches[i] for i in self.chosen]
         return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])

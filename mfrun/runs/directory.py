@@ -111,10 +111,14 @@ class RunDirectory:
     # -- metrics --------------------------------------------------------------------------------------------------
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows to metrics.csv (with its header, if it is new) and wait until they are on disk."""
+        """Add rows to metrics.csv (with its header, if it is new) and wait until they are on disk.
+
+        A run that is older than a column goes on without it, so that every row has the columns of the header.
+        """
         file = self.path / METRICS
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        names = _header(file) or list(rows[0])
+        writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
         if not file.exists():
             writer.writeheader()
         writer.writerows({k: _number(v) for k, v in row.items()} for row in rows)
@@ -340,6 +344,14 @@ def _kept(commit: Path) -> bool:
         return bool(json.loads(commit.read_text()).get("keep"))
     except (OSError, ValueError):
         return False
+
+
+def _header(file: Path) -> list[str]:
+    """The names of a CSV file's columns; none where there is no file."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        return next(csv.reader(lines), [])
 
 
 def _number(value: Any) -> Any:

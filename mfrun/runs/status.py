@@ -20,12 +20,17 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([{"run": str(run.path), **run.status()} for run in runs], indent=1))
     else:
-        print(table(runs))
+        print(table(runs, errors=args.se))
     return 0
 
 
-def summary(runs: Iterable[RunDirectory]) -> pd.DataFrame:
-    """A row for each run: state, step, the latest losses and errors, speed; as text."""
+def summary(runs: Iterable[RunDirectory], errors: bool = False) -> pd.DataFrame:
+    """A row for each run: state, step, the latest losses and errors, speed; as text.
+
+    Args:
+        runs: to list.
+        errors: with the standard errors of averages over the evaluation's samples.
+    """
     # Half a second, and a mistyped folder has been answered by now.
     import pandas as pd
 
@@ -35,7 +40,7 @@ def summary(runs: Iterable[RunDirectory]) -> pd.DataFrame:
         step, steps = status.get("step", 0), status.get("steps", 0)
         row = {"run": str(run.path), "state": status["state"], "step": f"{step}/{steps}" if "steps" in status else "-"}
         metrics = {k: v for k, v in status.items() if k.endswith(("_loss", "_error"))}
-        row |= {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in metrics.items()}
+        row |= {k: _number(v) + _error(status.get(f"{k}_se"), errors) for k, v in metrics.items()}
         if "steps_per_second" in status:
             row["steps/s"] = f"{status['steps_per_second']:.0f}"
         if "wall_seconds" in status:
@@ -44,9 +49,18 @@ def summary(runs: Iterable[RunDirectory]) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("-")
 
 
-def table(runs: Iterable[RunDirectory]) -> str:
+def _number(value: float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _error(value: float | None, wanted: bool) -> str:
+    """Nothing where it is not asked for, or the run is older than it."""
+    return f" +- {value:.1g}" if wanted and isinstance(value, float) else ""
+
+
+def table(runs: Iterable[RunDirectory], errors: bool = False) -> str:
     """The same for a terminal."""
-    frame = summary(runs)
+    frame = summary(runs, errors)
     # Runs of one folder share their beginning; it is said once.
     parents = {str(run.path.parent) for run in map(RunDirectory, frame["run"])}
     if len(parents) == 1 and len(frame) > 1:

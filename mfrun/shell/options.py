@@ -32,6 +32,7 @@ def plot() -> argparse.ArgumentParser:
     p.add_argument("--weights", action="store_true", help="densities of the weights at the states that were kept")
     p.add_argument("--steps", metavar="K,K,...", help="of --weights: the states; up to four by default")
     p.add_argument("--widths", help="comma-separated widths to draw; all by default")
+    p.add_argument("--se", action="store_true", help="also 1.96 standard errors of the evaluation's samples, dotted")
     p.add_argument("--facet", metavar="KEY", help="a row of panels for each value of this key")
     p.add_argument("--style", action="append", metavar="KEY", help="draw only these keys' differences as line styles")
     p.add_argument("--x", choices=("step", "t"), default="step", help="horizontal axis (step)")
@@ -103,6 +104,9 @@ def status() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser("mfrun status", description="How the runs below a folder stand.")
     p.add_argument("dir", nargs="?", type=_folder, help="a run, a sweep, or any folder of them (outputs)")
     p.add_argument("--latest", action="store_true", help="the newest run or sweep below outputs/ (or below a folder)")
+    p.add_argument(
+        "--se", action="store_true", help="with the standard errors of averages over the evaluation's samples"
+    )
     p.add_argument("--json", action="store_true", help="for other programs: a list of runs")
     return p
 

@@ -141,6 +141,11 @@ def text(studies: list[Study], steps: list[int]) -> str:
                 "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
             )
             lines += _enough(s)
+        if s.samples_error > 0:
+            lines.append(
+                "  common to all widths, so that gaps are free of them: the evaluation's samples (standard error of a "
+                f"value up\n  to {s.samples_error:.2g}) and, of one seed.data, the batches"
+            )
         if any(g.mean_flagged() is None for g in s.gaps):
             lines.append("  ? one replicate does not show the chance of the start; replicates=4 or more would")
         if s.tolerance < rms(s.gaps[0].reference_bar):

@@ -135,13 +135,20 @@ class Fit:
 
 @dataclass
 class Study:
-    """A metric of one setting: every width against the reference."""
+    """A metric of one setting: every width against the reference.
+
+    Attributes:
+        tolerance: of the horizon, in the metric's units.
+        samples_error: largest standard error of the reference's averages over the evaluation's samples, which all
+            widths share; 0 where no run says.
+    """
 
     metric: str
     setting: dict[str, object]
     reference: str
     gaps: list[Gap]
     tolerance: float
+    samples_error: float = 0.0
     fit_mean: Fit = field(default_factory=Fit)
     fit_one: Fit = field(default_factory=Fit)
     law: Law = field(default_factory=Law)
@@ -195,6 +202,9 @@ def study(
     scale = 1.0 if absolute else float(mean.max() - mean.min()) or 1.0
     called = curves[0].setting if setting is None else setting
     result = Study(metric, called, reference.label, gaps, tolerance * scale)
+    error = reference.standard_error(metric)
+    if error is not None:
+        result.samples_error = float(error.reindex(common).max())
     result.fit_mean, result.fit_one = _fit_of_mean(gaps), fit(gaps, _one_over_run)
     n = np.array([g.width for g in gaps], dtype=float)
     result.law = law(n, [g.differences.to_numpy() for g in gaps], [g.t for g in gaps], result.tolerance)

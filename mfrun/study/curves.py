@@ -17,6 +17,8 @@ from mfrun.runs.directory import KEYS, RunDirectory, find_runs, newest
 
 # Differences between runs that are repetitions, not settings.
 REPEATED = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data", "steps")
+# Columns that say how far a metric may be off: by the particles of the limit, and by the samples it is averaged over.
+ERRORS = ("_bar", "_se")
 # Panels in the paper's order, with its titles.
 TITLES = {
     "train_loss": "Training loss",
@@ -81,7 +83,7 @@ class Curve:
 
     def metrics(self) -> list[str]:
         """Columns that hold a metric."""
-        return [c for c in map(str, self.sources[0].frame) if c not in KEYS and not c.endswith("_bar")]
+        return [c for c in map(str, self.sources[0].frame) if c not in KEYS and not c.endswith(ERRORS)]
 
     def table(self, metric: str) -> pd.DataFrame:
         """The metric by step (rows) and replicate (columns, labelled by data and init). What diverged is NaN."""
@@ -97,6 +99,14 @@ class Curve:
             return None
         # Averages of independent replicates: their intervals shrink with the root of their number.
         return (found[0] ** 2).sum(axis=1).pow(0.5) / found[0].shape[1]
+
+    def standard_error(self, metric: str) -> pd.Series | None:
+        """That of the average over the evaluation's samples by step; None in runs that are older than the column.
+
+        All replicates and widths are evaluated at the same samples, so it does not shrink with their number.
+        """
+        found = self._tables(f"{metric}_se")
+        return found[0].mean(axis=1) if found else None
 
     def drawn(self, metric: str) -> tuple[pd.Series, pd.Series | None]:
         """What a picture shows of it, by step: the mean over replicates, and the half-width of the band around it.

@@ -16,6 +16,14 @@ from mfrun.runs.directory import read_sweep
 from mfrun.study import style
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load, title
 
+# How a picture draws the error that all widths have in common, and what its legend says of it.
+SAMPLES = {
+    "color": "0.3",
+    "linestyle": (0, (1, 2)),
+    "linewidth": 0.7,
+    "label": "$\\pm$ 1.96 standard\nerrors of the samples",
+}
+
 
 def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
@@ -108,7 +116,7 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
     for row, (name, curves) in zip(axes, facets.items(), strict=True):
         for ax, metric in zip(row, metrics, strict=True):
             for curve in curves:
-                _draw(ax, curve, metric, args.x, looks[id(curve)], log=args.xscale == "log")
+                _draw(ax, curve, metric, args, looks[id(curve)])
             ax.set_title(title(metric) + (f", {name}" if name else ""))
             if args.xscale == "log":
                 style.log_scale(ax, "x")
@@ -134,13 +142,13 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
     return figure
 
 
-def _draw(ax: Axes, curve: Curve, metric: str, x: str, look: dict[str, Any], log: bool) -> None:
+def _draw(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace, look: dict[str, Any]) -> None:
     if metric not in curve.metrics():
         return
     mean, spread = curve.drawn(metric)
-    if log:
+    if args.xscale == "log":
         mean = mean[mean.index > 0]
-    where = pd.Series(mean.index, mean.index) if x == "step" else curve.times().reindex(mean.index)
+    where = pd.Series(mean.index, mean.index) if args.x == "step" else curve.times().reindex(mean.index)
     # The limit lies above the finite curves, whatever the order of drawing.
     order = 10.0 if is_limit(curve) else 2.0
     ax.plot(where, mean, zorder=order, **look)
@@ -149,6 +157,10 @@ def _draw(ax: Axes, curve: Curve, metric: str, x: str, look: dict[str, Any], log
         ax.fill_between(
             where, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=order - 1
         )
+    error = curve.standard_error(metric) if args.se else None
+    if error is not None:
+        for edge in (mean - 1.96 * error.reindex(mean.index), mean + 1.96 * error.reindex(mean.index)):
+            ax.plot(where, edge, **{**SAMPLES, "label": None, "color": look["color"]}, zorder=order - 1)
 
 
 def _follow_what_is_finite(axes: Sequence[Axes], curves: list[Curve], metric: str) -> None:

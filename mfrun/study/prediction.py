@@ -26,6 +26,7 @@ from mfrun.config import flatten
 from mfrun.errors import UserError
 from mfrun.files import plain
 from mfrun.runs.directory import KEYS, RunDirectory, find_runs
+from mfrun.study.curves import ERRORS
 from mfrun.study.power_law import line
 
 # Linear theory has ended where a perturbation twice as large gives another s or c, by more than this part of it.
@@ -135,7 +136,7 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
     steps = groups[0].steps.intersection(limit.index.unique("step"))
     for group in groups:
         steps = steps.intersection(group.steps)
-    there = [c for c in map(str, limit) if c not in KEYS and not c.endswith(("_bar", "_se"))]
+    there = [c for c in map(str, limit) if c not in KEYS and not c.endswith(ERRORS)]
     missing = [m for m in metrics or [] if m not in there]
     if missing:
         raise UserError(f"--metrics {missing[0]}: not logged; there are {', '.join(there)}")

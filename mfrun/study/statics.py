@@ -50,8 +50,9 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("no run named; give its folder, or --latest")
     run = RunDirectory(newest_folder(sweeps=False) if args.latest else args.run)
     asked = _step(args.step)
-    experiment, network, newest = restore(run, asked if isinstance(asked, int) else None)
+    experiment, whole, newest = restore(run, asked if isinstance(asked, int) else None)
     # A subclass may connect its neurons in another way.
+    network = whole.parts[0]
     if type(network) is not Dense:
         raise UserError(f"{run.path}: sub-networks are drawn from dense networks")
     if not experiment.scaling.is_mean_field:
@@ -62,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     samples = list(experiment.problem.evaluation(experiment.cfg.seed.eval, args.samples).values())[-1]
     frames = []
     for step in steps:
-        load_into(network, run, step)
+        load_into(whole, run, step)
         frames.append(measure(experiment, network, samples, widths, args.draws, args.seed))
         frames[-1].insert(0, "step", step)
         frames[-1].insert(1, "t", step * experiment.cfg.alpha)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,13 @@ def named(width: float, neurons: int | None = None) -> str:
     return f"$n = {_width_label(width).strip('$')}$" + (f" ($N = {neurons}$)" if neurons else "")
 
 
-def legend(figure: Figure, colours: dict[float, Any], widths: dict[float, int | None], settings: list[str]) -> None:
+def legend(
+    figure: Figure,
+    colours: dict[float, Any],
+    widths: dict[float, int | None],
+    settings: list[str],
+    notes: Sequence[dict[str, Any]] = (),
+) -> None:
     """One legend beside all panels: a line for each width, and for each setting where there are several.
 
     Args:
@@ -111,6 +117,7 @@ def legend(figure: Figure, colours: dict[float, Any], widths: dict[float, int | 
         colours: of the widths.
         widths: and the neurons that stand for them, where they do.
         settings: in words.
+        notes: further lines, as keys of Line2D.
     """
     handles = []
     for width, neurons in sorted(widths.items()):
@@ -120,6 +127,7 @@ def legend(figure: Figure, colours: dict[float, Any], widths: dict[float, int | 
             Line2D([], [], color="0.4", linestyle=line, label=label)
             for line, label in zip(LINES, settings, strict=False)
         ]
+    handles += [Line2D([], [], **note) for note in notes]
     figure.legend(handles=handles, loc="outside right center")
 
 

@@ -165,15 +165,16 @@ def _finite(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
 def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
     """Every particle counts with its weight p."""
     laws: dict[str, list[Atoms]] = {name: [] for name in TITLES}
-    experiment, network, _ = restore(run, steps[0])
-    start, depth = experiment.network(), experiment.cfg.depth
+    experiment, whole, _ = restore(run, steps[0])
+    # The sets alone: in their union one node stands beside its own copies.
+    network, start, depth = whole.parts[-1], experiment.network().parts[-1], experiment.cfg.depth
     init, sets = experiment.blueprint.init, range(network.replicates)
 
     def measure(l: int) -> Array:
         return np.stack([network.p[l].probabilities(network.widths[l - 1], s).numpy() for s in sets])
 
     for step in steps:
-        load_into(network, run, step)
+        load_into(whole, run, step)
         arrays = network.state()
         laws["norm"].append(Atoms.pooled(_norms(arrays["W1"]), measure(1)))
         beta = arrays[f"W{depth}"].double().cpu()
