@@ -22,6 +22,7 @@ and see how their learning curves reach the limit.
   mfrun statics RUN              sub-networks drawn from a trained network against the whole (Appendix B)
   mfrun check  [KEY=VALUE ...]   coordinate check: which layers' sizes and changes in a step depend on n
   mfrun predict [KEY=VALUE ...]  the law of every finite width from the limit alone: gap c/n, deviation s/sqrt(n)
+  mfrun ensemble SWEEP           what averaging the outputs of k networks wins back of a finite width's loss
   mfrun report RUN_OR_SWEEP      one HTML file: interactive curves, the comparison in words, settings, commands
   mfrun export RUN_OR_SWEEP      the metrics as one tidy table, CSV or Parquet
   mfrun status DIR               how the runs below DIR stand
@@ -144,6 +145,7 @@ COMMANDS: dict[str, Command] = {
     "statics": _command("mfrun.study.statics:main", "statics"),
     "check": _command("mfrun.study.coordinate_check:main"),
     "predict": _command("mfrun.predict:main"),
+    "ensemble": _command("mfrun.study.ensemble:main", "ensemble"),
     "report": _command("mfrun.study.report:main", "report"),
     "export": _command("mfrun.api:export", "export"),
     "status": _command("mfrun.runs.status:main", "status"),

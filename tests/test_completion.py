@@ -57,6 +57,7 @@ def test_commands_and_keys() -> None:
         "compare",
         "statics",
         "predict",
+        "ensemble",
         "check",
         "status",
         "export",

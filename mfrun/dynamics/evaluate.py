@@ -71,12 +71,12 @@ class Evaluator:
             for x, y in samples:
                 ws = self._workspace(network, len(x))
                 yhat = network.forward(x, ws).view(network.replicates, network.n_out, -1)
-                found = self._values(y, yhat)
+                found = self.values(y, yhat)
                 for name, values in found.items():
                     each = values.expand(network.replicates, -1).double()
                     squares[name] = squares.get(name, 0) + each.square().sum(-1).cpu()
                 if self.partners is not None:
-                    paired = self._values(y, (yhat + yhat[self.partners]) / 2)
+                    paired = self.values(y, (yhat + yhat[self.partners]) / 2)
                     found |= {f"{name}_paired": values for name, values in paired.items()}
                 for name, values in found.items():
                     add = values.expand(network.replicates, -1).sum(-1, dtype=torch.float64).cpu()
@@ -95,7 +95,8 @@ class Evaluator:
         columns |= {f"spread_{l}": v.sqrt().tolist() for l, v in enumerate(spread, 1)}
         return columns | errors
 
-    def _values(self, y: Tensor, yhat: Tensor) -> dict[str, Tensor]:
+    def values(self, y: Tensor, yhat: Tensor) -> dict[str, Tensor]:
+        """Every metric of every sample (S, B), by name, from outputs (S, n_out, B)."""
         values = {"loss": self.loss.value(y, yhat)}
         errors = self.task.errors(y, yhat)
         if errors is not None:

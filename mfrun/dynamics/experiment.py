@@ -286,8 +286,15 @@ class Problems:
         return self._loaded[key]
 
 
-def restore(run: RunDirectory, step: int | None = None) -> tuple[Experiment, Network, int]:
+def restore(
+    run: RunDirectory, step: int | None = None, problems: Problems | None = None
+) -> tuple[Experiment, Network, int]:
     """A run's experiment, its network as last saved (or as saved at a step), and the step of that.
+
+    Args:
+        run: its folder.
+        step: of the state; None for the newest.
+        problems: the data that are loaded already.
 
     Raises:
         UserError: no run there, or no such state.
@@ -295,7 +302,8 @@ def restore(run: RunDirectory, step: int | None = None) -> tuple[Experiment, Net
     node = OmegaConf.merge(OmegaConf.structured(Config), run.config())
     assert isinstance(node, DictConfig)
     distrust(names_in(OmegaConf.to_container(node)))
-    experiment = assemble(validated(node))
+    cfg = validated(node)
+    experiment = assemble(cfg, None if problems is None else problems(cfg))
     network = experiment.network()
     return experiment, network, load_into(network, run, step)
 

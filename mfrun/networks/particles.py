@@ -38,7 +38,7 @@ class Types:
     def together(self, sets: int) -> Types:
         """Every so many discretisations taken together as one of as many times the points, each set of equal weight."""
         stack, K, m = self.nodes.shape
-        if sets == 1 or m == 0:
+        if m == 0:
             return Types(self.nodes[: stack // sets], None)
         nodes = self.nodes.reshape(stack // sets, sets * K, m)
         weights = None if self.weights is None else self.weights.reshape(stack // sets, sets * K) / sets

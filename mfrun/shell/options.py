@@ -78,6 +78,27 @@ def compare() -> argparse.ArgumentParser:
     return p
 
 
+def ensemble() -> argparse.ArgumentParser:
+    """Those of ``mfrun ensemble``."""
+    p = argparse.ArgumentParser(
+        "mfrun ensemble",
+        description="For each width of a sweep, the loss of one network and of averages of k networks' outputs: how "
+        "much of what a finite width costs is variance, which averaging wins back, and how much is bias. From the "
+        "states that are there.",
+    )
+    p.add_argument("paths", nargs="*", type=_folder, metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
+    p.add_argument("--latest", action="store_true", help="the newest sweep below outputs/ (or below a folder)")
+    p.add_argument("--networks", default="2,4,8", metavar="K,K,...", help="networks in an average (2,4,8)")
+    p.add_argument("--step", type=int, metavar="K", help="of the saved states; the last that all runs have by default")
+    p.add_argument("--metrics", help="comma-separated columns of metrics.csv; all of the last split by default")
+    p.add_argument(
+        "--predict", type=_folder, metavar="FOLDER", help="lay it beside what `mfrun predict` has said there"
+    )
+    p.add_argument("--out", metavar="DIR", help="folder for ensemble.csv and the figure (the sweep's own)")
+    p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
+    return p
+
+
 def statics() -> argparse.ArgumentParser:
     """Those of ``mfrun statics``."""
     p = argparse.ArgumentParser(

@@ -61,7 +61,7 @@ class Law:
     frame: pd.DataFrame
     eps: float
 
-    def gap(self, n: float, k: int = 1) -> pd.Series:
+    def gap(self, n: float, k: float = 1) -> pd.Series:
         """Mean gap to the limit of k averaged networks."""
         f = self.frame
         return (f["common"] + (f["c"] - f["common"]) / k) / n
