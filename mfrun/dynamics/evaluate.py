@@ -145,9 +145,13 @@ def of_sets(values: Tensor, sets: int, union: bool) -> tuple[Tensor, Tensor | No
     same. The quadratic one, which is the bias, is in the mean what one set has and in the union 1 / sets of it, in
     expectation, however the particles of a set are drawn, as long as sets are independent. So
 
-        union - (mean of sets - union) / (sets - 1)
+        bias of a set = (mean of sets - union) * sets / (sets - 1),
 
-    is free of it: the jackknife over groups. What is left is the chance of the draw, which the sets' spread shows.
+    and the mean less that is the jackknife over groups. Where mean and union differ by less than the standard error of
+    the mean, that is the chance of the quadratic form rather than its expectation, and taking it out would do harm: it
+    is shrunk by 1 - (standard error / difference)^2, or to nothing. The bar has three parts: the chance of the draw,
+    by the sets' spread; the bias that is left in; and the chance of what is taken out, which is at most of the order of
+    the union's bias.
 
     Args:
         values: (networks, ...), in the order of ``Blueprint.replicate_of``.
@@ -158,10 +162,14 @@ def of_sets(values: Tensor, sets: int, union: bool) -> tuple[Tensor, Tensor | No
         The quantity (replicates, ...), and the half-width of its 95 % interval; None for one set.
     """
     replicates = len(values) // (sets + union)
-    mean, bar = interval(values[replicates * union :].view(replicates, sets, *values.shape[1:]), dim=1)
-    if union:
-        mean = values[:replicates] - (mean - values[:replicates]) / (sets - 1)
-    return mean, bar
+    each = values[replicates * union :].view(replicates, sets, *values.shape[1:])
+    mean, bar = interval(each, dim=1)
+    if not union or bar is None:
+        return mean, bar
+    difference, squared_error = mean - values[:replicates], each.var(dim=1) / sets
+    known = (1 - squared_error / difference.square().clamp_min(1e-300)).clamp_min(0.0)
+    bias = difference * sets / (sets - 1)
+    return mean - known * bias, (bar**2 + ((1 - known) * bias) ** 2 + (known * bias / sets) ** 2).sqrt()
 
 
 def interval(values: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:

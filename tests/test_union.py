@@ -1,0 +1,143 @@
+"""The union of the particle sets: its curve is free of the bias of a set, and the bar holds what is left."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mfrun.config import validated
+from mfrun.dynamics.evaluate import interval, of_sets, over_sets
+from mfrun.dynamics.experiment import Experiment, assemble
+from mfrun.networks.limit import discretised, limit
+from mfrun.shell.compose import compose
+
+TASK = ["threads=1", "dataset.d=3", "depth=3", "width=inf", "alpha=0.02", "evaluation.samples=400", "dtype=float64"]
+FEW = ["particles.first=32", "particles.last=32", "particles.nodes=5"]
+
+
+def experiment(*words: str) -> Experiment:
+    return assemble(validated(compose([*TASK, *words], [])))
+
+
+def losses(e: Experiment, steps: int) -> list[float]:
+    """population_loss of every network after so many steps."""
+    network = e.network()
+    dynamics, k = e.steps(network, e.stream()), 0
+    while k < steps:
+        k = dynamics.advance(k, steps)
+    return e.evaluator()(network)["population_loss"]
+
+
+@given(
+    arrays(np.float64, st.tuples(st.integers(2, 9), st.just(3)), elements=st.floats(-2, 2)),
+    arrays(np.float64, (3, 3), elements=st.floats(-2, 2)),
+    arrays(np.float64, 3, elements=st.floats(-2, 2)),
+)
+def test_the_bias_of_second_order(deltas: np.ndarray, Q: np.ndarray, linear: np.ndarray) -> None:
+    """f = linear + quadratic form of a set's deviation. Without bias, products of two sets are left of the second; what
+    is taken out of the sets' mean lies between that and nothing, and misses it by a standard error at most."""
+
+    def f(delta: np.ndarray) -> float:
+        return float(linear @ delta + delta @ Q @ delta)
+
+    sets = len(deltas)
+    each = np.array([f(delta) for delta in deltas])
+    found, bar = of_sets(torch.tensor([f(deltas.mean(0)), *each], dtype=torch.float64), sets, union=True)
+    free = float(linear @ deltas.mean(0)) + np.mean(
+        [a @ Q @ b for i, a in enumerate(deltas) for j, b in enumerate(deltas) if i != j]
+    )
+    low, high = sorted((free, each.mean()))
+    assert low - 1e-9 <= found.item() <= high + 1e-9
+    error = each.std(ddof=1) / math.sqrt(sets)
+    assert abs(found.item() - free) <= error * sets / (sets - 1) + 1e-9
+    assert bar is not None
+    assert bar.item() >= max(abs(found.item() - free), scipy.stats.t.ppf(0.975, sets - 1) * error) - 1e-9
+
+
+def test_a_bias_above_the_noise_is_taken_out() -> None:
+    """Sets that all differ from their union by 0.7, and little from one another."""
+    sets = 1.0 + 0.7 + 1e-3 * torch.linspace(-1, 1, 8, dtype=torch.float64)
+    found, bar = of_sets(torch.cat([torch.ones(1).double(), sets]), 8, union=True)
+    assert found.item() == pytest.approx(1.7 - 0.7 * 8 / 7, abs=1e-6)
+    assert bar is not None
+    assert bar.item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_without_a_union_the_mean_of_the_sets() -> None:
+    columns = {"loss": [1.0, 2.0, 3.0, 6.0], "loss_se": [0.1, 0.1, 0.3, 0.5]}
+    found = over_sets(columns, 2)
+    assert found["loss"] == [1.5, 4.5]
+    assert found["loss_se"] == pytest.approx([0.1, 0.4])
+    assert set(found) == {"loss", "loss_se", "loss_bar"}
+    assert found["loss_bar"] == pytest.approx([12.706 * 0.5, 12.706 * 1.5], rel=1e-4)
+    # Two unions, and then the sets of each.
+    again = over_sets({"loss": [1.0, 4.0, 1.5, 1.5, 3.0, 6.0]}, 2, union=True)
+    assert again["loss"] == [0.5, 4.5]
+
+
+def test_what_is_never_negative_stays_so() -> None:
+    assert over_sets({"error": [0.0, 0.1, 0.1]}, 2, union=True)["error"] == [0.0]
+    assert over_sets({"mean": [-0.1, 0.1, 0.1]}, 2, union=True)["mean"] == [pytest.approx(-0.3)]
+
+
+@pytest.mark.parametrize("words", [[], ["init.tau3=0.4"], ["depth=2"], ["init.tau3=0.4", "activation=tanh", "depth=4"]])
+def test_members_train_as_they_would_alone(words: list[str]) -> None:
+    """The sets are those of a run without a union, bit for bit; the union is the network of all their types."""
+    together = losses(experiment(*FEW, *words), 40)
+    alone = losses(experiment(*FEW, *words, "particles.union=false"), 40)
+    assert together[1:] == alone
+    e = experiment(*FEW, *words)
+    layers = e.architecture.layers_of(e.blueprint)
+    union = [t.together(8) for t in discretised(e.blueprint, layers)]
+    network = e.architecture.network(limit(e.blueprint, layers, union), e.blueprint)
+    dynamics, k = e.steps(network, e.stream()), 0
+    while k < 40:
+        k = dynamics.advance(k, 40)
+    assert e.evaluator()(network)["population_loss"] == [together[0]]
+
+
+def test_replicates_with_data_of_their_own() -> None:
+    """Each replicate's union and sets see its data: replicate 0 is the run with one replicate."""
+    one = losses(experiment(*FEW), 20)
+    two = losses(experiment(*FEW, "replicates=2", "replicate_data=independent"), 20)
+    assert two[:1] + two[2:10] == pytest.approx(one, rel=1e-12)
+    assert abs(two[1] / two[0] - 1) > 1e-3
+
+
+def test_the_bar_holds_the_truth() -> None:
+    """Plain particles, few of them: the mean of the sets misses its truth, and the union with its bar does not."""
+    words = ["particles.method=plain", "particles.first=64", "particles.last=64", "depth=2", "alpha=0.1"]
+    truth = losses(experiment("depth=2", "alpha=0.1", "particles.first=16384", "particles.sets=2"), 100)[0]
+    held, before, errors, bars = [], [], [], []
+    for seed in range(40):
+        values = torch.tensor(losses(experiment(*words, f"seed.init={seed}"), 100), dtype=torch.float64)
+        found, bar = of_sets(values, 8, union=True)
+        assert bar is not None
+        errors.append(found.item() - truth)
+        bars.append(bar.item())
+        held.append(abs(errors[-1]) <= bars[-1])
+        mean, own = interval(values[1:], dim=0)
+        assert own is not None
+        before.append(abs(mean.item() - truth) <= own.item())
+    # Of 40 starts, 38 are expected; 33 or fewer would come once in 500 times.
+    assert sum(held) >= 34, (sum(held), errors, bars)
+    assert sum(before) <= 20, sum(before)
+    # No bias is left, to three standard errors, and the bar is no wider than it has to be.
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / math.sqrt(40) + 1e-4
+    assert np.sqrt(np.mean(np.square(bars))) < 3.5 * np.sqrt(np.mean(np.square(errors)))
+
+
+def test_finite_networks_have_no_union() -> None:
+    e = experiment(*FEW)
+    assert e.blueprint.union
+    assert e.blueprint.replicate_of == [0] * 9
+    finite = dataclasses.replace(e.blueprint, width=10.0)
+    assert (finite.union, finite.replicate_of) == (False, [0])
