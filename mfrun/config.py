@@ -66,7 +66,7 @@ class Config:
     depth: int = 4
     width: Any = 100
     widths: list[Any] = field(default_factory=list)
-    particles: dict[str, Any] = field(default_factory=lambda: {"union": False})
+    particles: dict[str, Any] = field(default_factory=dict)
     neurons: int | None = None
     stand_in: dict[str, Any] = field(default_factory=dict)
     perturbed: int = 0
@@ -107,6 +107,9 @@ EXECUTION = (
     "dir",
     "resume",
 )
+
+# What runs that are older than a key of a component had.
+BEFORE = {"particles.union": False}
 
 CHOICES = {
     "replicate_data": ("shared", "independent"),

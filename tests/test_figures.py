@@ -60,7 +60,7 @@ CAPTIONS = {
 }
 # Trains in no time.
 TINY = ["threads=1", "batch=5", "evaluation.samples=10"]
-FEW = ["particles.first=8", "particles.last=8", "particles.nodes=3"]
+FEW = ["particles.first=16", "particles.last=16", "particles.nodes=3"]
 
 
 def preset(name: str) -> tuple[dict[str, object], dict[str, list[float]]]:

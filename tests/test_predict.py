@@ -166,7 +166,7 @@ def test_fluctuations_have_the_covariance_of_n_draws() -> None:
     network = experiment("depth=2", "dataset.d=2", "width=inf", "perturbed=1", *keys).network()
     weights = network.p[1].weights
     assert weights is not None
-    G = 10 * (2 * weights[1::2, :4, 0] - 1 / 4)
+    G = 10 * (weights[1::2, :4, 0] - 1 / 4)
     assert torch.allclose(G.T @ G / len(G), torch.eye(4, dtype=G.dtype) / 4 - 1 / 16, atol=0.03)
 
 

@@ -40,7 +40,7 @@ EXPECTED = [
     (["schedule=piecewise", "schedule.times=[5,9]", "budget=0.1"], ""),
     (["schedule=piecewise", "schedule.times=[5,60]", "steps=0"], ""),
     (["width=inf", "particles.first=32"], "particles.first=32: fewer than 64"),
-    (["width=inf", "particles.last=56"], "particles.last=56: fewer than 64"),
+    (["width=inf", "particles.last=48"], "particles.last=48: fewer than 64"),
     (["width=1000", "neurons=64"], "neurons=64: 64 neurons of layer 1 represent the law of w poorly"),
     (["width=inf", "particles.first=64", "particles.last=64"], ""),
     (["particles.first=32"], ""),

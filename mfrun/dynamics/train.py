@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mfrun import __version__
-from mfrun.config import EXECUTION, Config, flatten, width_label
+from mfrun.config import BEFORE, EXECUTION, Config, flatten, width_label
 from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment
 from mfrun.errors import ConfigError, Interrupted, UserError
@@ -235,7 +235,7 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
     assert isinstance(saved, dict)
     assert isinstance(older, dict)
     now = flatten(content)
-    defaults = {k: v for k, v in flatten({str(k): v for k, v in older.items()}).items() if k in now}
+    defaults = {k: v for k, v in (flatten({str(k): v for k, v in older.items()}) | BEFORE).items() if k in now}
     before = defaults | flatten({str(k): v for k, v in saved.items()})
     for key in [*now, *(k for k in before if k not in now)]:
         if key.split(".")[0] in EXECUTION or before.get(key) == now.get(key):

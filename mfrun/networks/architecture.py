@@ -61,9 +61,10 @@ class Perturbations:
         groups: independent sets of points, each a run with an unperturbed limit of its own.
         pairs: of mirrored perturbations in a group.
         tested: pairs of them that are also trained with perturbations twice as large.
-        first: neurons of layer 1.
+        first: neurons of layer 1, two for each point of the law of w (where no noise is mirrored, half as many).
         last: neurons of every other layer that has types: output weights, biases where tau3 > 0.
         inner: neurons of the layers that have none.
+        samples: at most, that they are evaluated at; the limit itself is at all of ``evaluation.samples``.
     """
 
     width: int = 6400
@@ -73,9 +74,10 @@ class Perturbations:
     first: int = 512
     last: int = 128
     inner: int = 16
+    samples: int = 2000
 
     def __post_init__(self) -> None:
-        for key, least in (("width", 100), ("groups", 2), ("pairs", 1)):
+        for key, least in (("width", 100), ("groups", 2), ("pairs", 1), ("samples", 1)):
             if getattr(self, key) < least:
                 raise ConfigError(key, getattr(self, key), f"must be at least {least}")
         if not 0 <= self.tested <= self.pairs:
@@ -168,6 +170,11 @@ class Blueprint:
     def union(self) -> bool:
         """Whether the union of these sets is a network as well."""
         return self.sets > 1 and self.particles.union
+
+    @property
+    def copies(self) -> int:
+        """How often every neuron of a perturbed limit is there: twice where inner weights have noise to mirror."""
+        return 2 if self.depth > 2 and self.init.noise > 0 else 1
 
     @property
     def replicate_of(self) -> list[int]:
@@ -298,6 +305,7 @@ class Architecture(ABC):
         if blueprint.perturbed:
             keys = blueprint.predict
             hidden = [keys.first, *[keys.inner] * (blueprint.depth - 3), keys.last][: blueprint.depth - 1]
+            hidden = [N * blueprint.copies // 2 for N in hidden]
         elif blueprint.infinite:
             hidden = self.widths(blueprint.particles.first, blueprint.depth)
         else:

@@ -38,7 +38,8 @@ def perturbed(blueprint: Blueprint, layers: Layers, widths: list[int]) -> Drawn:
     """
     sizes, L = blueprint.predict, layers.L
     typed = [any(counts.values()) for counts in names_of(blueprint, layers)]
-    neurons = [sizes.first if l == 0 else sizes.last if typed[l] else sizes.inner for l in range(L)]
+    points = [(sizes.first if l == 0 else sizes.last if typed[l] else sizes.inner) // 2 for l in range(L)]
+    neurons = [K * blueprint.copies for K in points]
     return _Perturbed(blueprint, layers, neurons, widths).drawn()
 
 
@@ -46,7 +47,7 @@ class _Perturbed(Lumps):
     """Points that all members share, and the fluctuations of each pair."""
 
     def _copies(self) -> int:
-        return 2
+        return self.blueprint.copies
 
     def _key(self) -> tuple[int, ...]:
         return (self.blueprint.seed, self.blueprint.perturbed)

@@ -1,0 +1,147 @@
+"""``mfrun ensemble``: against closed forms, and as a command."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import LIMIT, here
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+
+from mfrun.study.averages import ALL, ensembles
+
+TASK = ["dataset.d=3", "depth=3", "batch=5", "evaluation.samples=200", "steps=40", "threads=1"]
+
+
+def squared(y: Tensor):
+    """The squared loss of outputs (n_out, samples)."""
+    return lambda yhat: float((yhat - y).square().sum(0).mean())
+
+
+@given(arrays(np.float64, st.tuples(st.integers(2, 7), st.just(2), st.just(3)), elements=st.floats(-3, 3)))
+def test_the_squared_loss_of_infinitely_many(outputs: np.ndarray) -> None:
+    """It is the average of products of two networks' errors; the variance is that of statistics, over m - 1."""
+    y = torch.arange(6, dtype=torch.float64).view(2, 3)
+    found = ensembles(squared(y), torch.from_numpy(outputs), [])
+    errors = (outputs - y.numpy()).reshape(len(outputs), -1)
+    m = len(errors)
+    products = [errors[r] @ errors[s] / 3 for r in range(m) for s in range(m) if r != s]
+    assert found.of[ALL].value == pytest.approx(np.mean(products), abs=1e-9)
+    assert found.of[1].value == pytest.approx((errors**2).sum(1).mean() / 3, abs=1e-9)
+    assert found.variance.value == pytest.approx(outputs.var(0, ddof=1).sum() / 3, abs=1e-9)
+
+
+def test_errors_hold_the_truth() -> None:
+    """Networks that are off by 0.3 in common and by sigma = 0.5 of their own: L_k = 0.09 + 0.25 / k."""
+    y, rng = torch.zeros((1, 30), dtype=torch.float64), np.random.default_rng(0)
+    truth = {1: 0.34, 2: 0.215, 4: 0.1525, ALL: 0.09}
+    held, values = {k: [] for k in truth}, {k: [] for k in truth}
+    for _ in range(100):
+        outputs = torch.from_numpy(0.3 + 0.5 * rng.standard_normal((16, 1, 30)))
+        found = ensembles(squared(y), outputs, [2, 4])
+        for k, value in truth.items():
+            held[k].append(abs(found.of[k].value - value) <= 1.96 * found.of[k].error)
+            values[k].append(found.of[k].value)
+    for k, value in truth.items():
+        assert 85 <= sum(held[k]) <= 100, (k, sum(held[k]))
+        assert abs(np.mean(values[k]) - value) < 4 * np.std(values[k]) / 10, k
+
+
+def test_two_networks_have_no_error() -> None:
+    found = ensembles(squared(torch.zeros((1, 4)).double()), torch.randn((2, 1, 4)).double(), [2, 8])
+    assert set(found.of) == {1, ALL}
+    assert all(math.isnan(e.error) for e in found.of.values())
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ensembles") / "s"
+    keys = [*TASK, *LIMIT, "widths=[5,20,inf]", "replicates=6", "keep_checkpoints=2"]
+    assert here("sweep", *keys, f"dir={path}") == 0
+    return path
+
+
+def test_the_table(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("ensemble", str(sweep), "--networks=2,3", "--out=e") == 0
+    said = capsys.readouterr().out
+    assert "population_loss at step 40" in said
+    assert "won back by k=inf" in said
+    found = pd.read_csv("e/ensemble.csv")
+    assert Path("e/ensemble.png").stat().st_size > 10000
+    assert set(found["k"]) == {1, 2, 3, math.inf}
+    for n in (5, 20):
+        rows = pd.read_csv(sweep / f"width={n}" / "metrics.csv")
+        rows = rows[rows["step"] == 40]
+        for metric in ("population_loss", "population_error"):
+            part = found[(found["width"] == n) & (found["metric"] == metric)].set_index("k")
+            assert part.loc[1, "value"] == pytest.approx(rows[metric].mean(), rel=1e-6)
+            limit = pd.read_csv(sweep / "width=inf" / "metrics.csv").iloc[-1][metric]
+            np.testing.assert_allclose(part["gap"], part["value"] - limit, atol=1e-7)
+            assert part.loc[1, "variance"] == pytest.approx(part.loc[1, "value"] - part.loc[math.inf, "value"])
+            # Of the squared loss, an average of k has 1 / k of the variance.
+            if metric == "population_loss":
+                assert (part["value"].diff().dropna() < 0).all()
+
+
+def test_an_earlier_step(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("ensemble", str(sweep), "--step=10", "--metrics=population_loss", "--out=e") == 0
+    assert "population_error" not in capsys.readouterr().out
+    found = pd.read_csv("e/ensemble.csv")
+    assert set(found["step"]) == {10}
+    rows = pd.read_csv(sweep / "width=5" / "metrics.csv")
+    expected = rows[rows["step"] == 10]["population_loss"].mean()
+    assert found[(found["width"] == 5) & (found["k"] == 1)]["value"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_beside_a_prediction(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["predict.groups=2", "predict.pairs=2", "predict.tested=0", "predict.first=32", "predict.last=16"]
+    assert here("predict", *TASK, *LIMIT, *few, "dir=p") == 0
+    capsys.readouterr()
+    assert here("ensemble", str(sweep), "--predict=p", "--out=e") == 0
+    assert "predicted" in capsys.readouterr().out
+    law = pd.read_csv("p/predict.csv")
+    law = law[(law["metric"] == "population_loss") & (law["step"] == 40)].iloc[0]
+    found = pd.read_csv("e/ensemble.csv")
+    part = found[(found["metric"] == "population_loss") & (found["width"] == 20)].set_index("k")["predicted_gap"]
+    assert part[1] == pytest.approx(law["c"] / 20)
+    assert part[math.inf] == pytest.approx(law["common"] / 20)
+    assert part[2] == pytest.approx((law["c"] + law["common"]) / 2 / 20)
+
+
+def test_without_a_limit(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("ensemble", str(sweep / "width=5"), "--out=e") == 0
+    assert "no width=inf here" in capsys.readouterr().out
+    assert "gap" not in pd.read_csv("e/ensemble.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--networks=0"], "--networks 0: whole numbers from 1 on, as in 2,4,8"),
+        (["--networks=two"], "--networks two: whole numbers from 1 on"),
+        (["--step=7"], "--step 7: no state of that step that all runs have; they have 0,"),
+        (["--metrics=accuracy"], "--metrics accuracy: not one of population_loss, population_error"),
+    ],
+)
+def test_bad_options(sweep: Path, words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("ensemble", str(sweep), *words) == 2
+    error = capsys.readouterr().err
+    assert why in error
+    assert len(error.splitlines()) == 1
+
+
+def test_networks_that_cannot_be_averaged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TASK, "width=4", "dir=one") == 0
+    assert here("train", *TASK, "width=4", "replicates=3", "replicate_data=independent", "dir=apart") == 0
+    capsys.readouterr()
+    assert here("ensemble", "one") == 2
+    assert "no width here has two networks to average; replicates=8 trains eight" in capsys.readouterr().err
+    assert here("ensemble", "apart") == 2
+    assert "networks whose outputs are averaged share their data" in capsys.readouterr().err
