@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from commands import curves, here
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -141,3 +144,57 @@ def test_finite_networks_have_no_union() -> None:
     assert e.blueprint.replicate_of == [0] * 9
     finite = dataclasses.replace(e.blueprint, width=10.0)
     assert (finite.union, finite.replicate_of) == (False, [0])
+
+
+def test_a_run_that_is_older_than_the_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """It had no union, and goes on without one."""
+    words = [*TASK[:-1], *FEW, "steps=20", "dir=r"]
+    assert here("train", *words, "particles.union=false") == 0
+    for file, line in (("r/config.yaml", "  union: false\n"), ("r/.hydra/overrides.yaml", "- particles.union=false\n")):
+        text = Path(file).read_text()
+        assert line in text
+        Path(file).write_text(text.replace(line, ""))
+    capsys.readouterr()
+    assert here("train", *words, "steps=30", "resume=true") == 2
+    assert "particles.union=True: r was started with particles.union=False" in capsys.readouterr().err
+    assert here("train", *words, "steps=30", "resume=true", "particles.union=false") == 0
+    assert here("train", *words, "steps=30", "particles.union=false", "dir=whole") == 0
+    assert curves("r") == curves("whole")
+
+
+def test_a_run_with_a_union_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TASK[:-1], *FEW]
+    assert here("train", *words, "steps=20", "dir=r") == 0
+    assert here("train", *words, "steps=30", "resume=true", "dir=r") == 0
+    assert here("train", *words, "steps=30", "dir=whole") == 0
+    assert curves("r") == curves("whole")
+
+
+def test_a_run_that_is_older_than_a_column() -> None:
+    """Its rows stay those of its header; a new run has the standard error of every average."""
+    words = [*TASK[:-1], "width=4", "steps=20", "dir=r"]
+    assert here("train", *words) == 0
+    file = Path("r/metrics.csv")
+    frame = pd.read_csv(file)
+    assert {"population_loss_se", "population_error_se"} < set(frame)
+    older = frame.drop(columns=["population_loss_se", "population_error_se"])
+    older.to_csv(file, index=False)
+    assert here("train", *words, "steps=30", "resume=true") == 0
+    after = pd.read_csv(file)
+    assert list(after) == list(older)
+    assert after["step"].max() == 30
+    assert after.notna().all().all()
+
+
+def test_the_standard_error_is_that_of_the_samples() -> None:
+    """By hand on the evaluation's samples, and against the spread over other samples."""
+    e = experiment("width=6", "replicates=2")
+    network, columns = e.network(), {}
+    columns = e.evaluator()(network)
+    x, y = next(iter(e.evaluator().sets["population"]))
+    yhat = network.forward(x, network.workspace(len(x), backward=False))
+    each = (yhat.view(2, 1, -1) - y).square().sum(1)
+    np.testing.assert_allclose(columns["population_loss_se"], each.std(1) / math.sqrt(400), rtol=1e-6)
+    others = [experiment("width=6", "replicates=2", f"seed.eval={s}").evaluator()(network) for s in range(1, 61)]
+    spread = np.std([o["population_error"] for o in others], axis=0, ddof=1)
+    np.testing.assert_allclose(columns["population_error_se"], spread, rtol=0.4)
