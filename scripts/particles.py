@@ -26,11 +26,14 @@ from mfrun.runs.directory import RunDirectory
 METHODS = ("sobol", "antithetic", "plain")
 GAUSSIANS = ("dataset=gaussians", "steps=1000", "evaluation.samples=4000")
 IMAGES = ("steps=1000", "evaluation.samples=1000")
-MNIST = (*IMAGES, "dataset=mnist", "dataset.root={root}", "dataset.download=false")
+DIGITS = ("dataset=mnist", "dataset.root={root}", "dataset.download=false")
+MNIST = (*IMAGES, *DIGITS)
 CIFAR = (*IMAGES, "dataset=arrays", "dataset.path={cifar}", "loss=cross_entropy")
 # In the last layer of ten classes there are eleven coordinates: it takes as many particles as the first.
 AS_MANY = "particles.last=${{particles.first}}"
-SMALL_CNN = "architecture.layers=[{{kernel:5,stride:2}},{{stride:2}},{{pool:2}}]"
+# A particle of a convolution is a filter over the whole image: a small one, and few steps.
+CNN = ("architecture=cnn", "architecture.layers=[{{kernel:5,stride:3}},{{stride:2}},{{pool:2}}]")
+FEW = ("steps=300", "batch=20", "alpha=0.05", "evaluation.samples=500")
 # Keys, particle counts, seeds, and the particles of the reference.
 SETTINGS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {
     "gaussians5_relu": ((*GAUSSIANS, "depth=5"), (256, 512, 1024, 2048), 8, 32768),
@@ -45,7 +48,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {
     ),
     "mnist4_relu": ((*MNIST, "depth=4", AS_MANY), (256, 512, 1024), 6, 16384),
     "mnist3_relu": ((*MNIST, "depth=3", AS_MANY), (256, 512, 1024), 6, 16384),
-    "mnist_cnn": ((*MNIST, "architecture=cnn", SMALL_CNN, AS_MANY), (256, 512), 6, 4096),
+    "mnist_cnn": ((*DIGITS, *FEW, *CNN, AS_MANY), (256, 512), 6, 4096),
     "cifar4_relu": ((*CIFAR, "depth=4", AS_MANY), (256, 512), 6, 8192),
 }
 

@@ -6,8 +6,10 @@ that is their variance: with ybar the average of infinitely many networks' outpu
     E L(y, yhat) - L(y, yhat_inf) = [L(y, ybar) - L(y, yhat_inf)] + [E L(y, yhat) - L(y, ybar)],
 
 bias and variance. For the squared loss the second is the variance of yhat, and an average of k networks has 1/k of it;
-for others that holds to leading order in 1/n. The states that a sweep has saved tell all of it: L(y, ybar) is
-m L_m - (m - 1) L_{m-1} to order m^-2, L_m being that of the average of all m networks and L_{m-1} of m - 1 of them.
+for others that holds to leading order in 1/n. The states that a sweep has saved tell all of it: with m networks in g
+groups, L(y, ybar) is g L_m - (g - 1) L_{m - m/g} up to order m^-2, L_m being the loss of the average of all and
+L_{m - m/g} that of all but one group, averaged over the groups. Few groups, because what a loss that jumps (an error)
+does by chance counts g times.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from mfrun.errors import UserError
 from mfrun.study.curves import Curve, describe, is_limit
 from mfrun.study.prediction import Law
 
-# Groups of networks that are left out in turn, for the standard errors.
-FOLDS = 8
+# Groups of networks that are left out in turn: for the average of infinitely many, and for the standard errors.
+GROUPS, FOLDS = 4, 8
 # The average of infinitely many.
 ALL = math.inf
 
@@ -234,6 +236,7 @@ def _averages(metric: Callable[[Tensor], float], outputs: Tensor, sizes: Iterabl
         chosen = [[(i + j) % count for j in range(k)] for i in range(count if k < count else 1)]
         found[k] = float(np.mean([metric(outputs[c].mean(0)) for c in chosen]))
     total = outputs.sum(0)
-    without = float(np.mean([metric((total - one) / (count - 1)) for one in outputs]))
-    found[ALL] = count * metric(total / count) - (count - 1) * without
+    groups = [outputs[torch.arange(count) % GROUPS == group] for group in range(min(GROUPS, count))]
+    without = [(count - len(one)) * metric((total - one.sum(0)) / (count - len(one))) for one in groups]
+    found[ALL] = len(groups) * metric(total / count) - sum(without) / count
     return found

@@ -143,6 +143,10 @@ def figure(studies: list[Study]) -> Figure:
             style.log_ticks(ax, [e.width for e in s.ensembles])
         if s.setting:
             left.set_ylabel(describe(s.setting), fontsize=8)
+    entries = {label: line for row in axes for line, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
+    predicted_too = any(e.predicted for s in studies for e in s.ensembles)
+    heading = "averages of outputs" + ("\n(dashed: predicted)" if predicted_too else "")
+    picture.legend(list(entries.values()), list(entries), title=heading, loc="outside right center")
     return picture
 
 
@@ -163,8 +167,6 @@ def _of_averages(ax: Axes, s: Study) -> None:
             ax.plot(*zip(*told, strict=True), "--", color=shade, linewidth=1)
     ax.set(title=f"{title(s.metric)}: {'value' if s.limit is None else 'gap to the limit'}", xlabel="$n$")
     _height(ax, lowest)
-    heading = "averages of outputs" + ("\n(dashed: predicted)" if any(e.predicted for e in s.ensembles) else "")
-    ax.legend(fontsize=7, title=heading, title_fontsize=7)
 
 
 def _of_parts(ax: Axes, s: Study) -> None:
