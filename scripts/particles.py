@@ -33,7 +33,7 @@ CIFAR = (*IMAGES, "dataset=arrays", "dataset.path={cifar}", "loss=cross_entropy"
 AS_MANY = "particles.last=${{particles.first}}"
 # A particle of a convolution is a filter over the whole image: a small one, and few steps.
 CNN = ("architecture=cnn", "architecture.layers=[{{kernel:5,stride:3}},{{stride:2}},{{pool:2}}]")
-FEW = ("steps=300", "batch=20", "alpha=0.05", "evaluation.samples=500")
+FEW = ("steps=300", "batch=20", "alpha=0.05", "evaluation.samples=200")
 # Keys, particle counts, seeds, and the particles of the reference.
 SETTINGS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {
     "gaussians5_relu": ((*GAUSSIANS, "depth=5"), (256, 512, 1024, 2048), 8, 32768),
@@ -48,7 +48,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {
     ),
     "mnist4_relu": ((*MNIST, "depth=4", AS_MANY), (256, 512, 1024), 6, 16384),
     "mnist3_relu": ((*MNIST, "depth=3", AS_MANY), (256, 512, 1024), 6, 16384),
-    "mnist_cnn": ((*DIGITS, *FEW, *CNN, AS_MANY), (256, 512), 6, 4096),
+    "mnist_cnn": ((*DIGITS, *FEW, *CNN, AS_MANY), (256, 512), 4, 4096),
     "cifar4_relu": ((*CIFAR, "depth=4", AS_MANY), (256, 512), 6, 8192),
 }
 
