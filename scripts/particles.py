@@ -36,14 +36,14 @@ CNN = ("architecture=cnn", "architecture.layers=[{{kernel:5,stride:3}},{{stride:
 FEW = ("steps=300", "batch=20", "alpha=0.05", "evaluation.samples=200")
 # Keys, particle counts, seeds, and the particles of the reference.
 SETTINGS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {
-    "gaussians5_relu": ((*GAUSSIANS, "depth=5"), (256, 512, 1024, 2048), 8, 32768),
-    "gaussians2_relu": ((*GAUSSIANS, "depth=2"), (256, 512, 1024, 2048), 8, 32768),
-    "gaussians3_tanh": ((*GAUSSIANS, "depth=3", "activation=tanh"), (256, 512, 1024, 2048), 8, 32768),
-    "gaussians3_relu_tau3": ((*GAUSSIANS, "depth=3", "init.tau3=0.5"), (256, 512, 1024), 8, 16384),
+    "gaussians5_relu": ((*GAUSSIANS, "depth=5"), (256, 512, 1024, 2048), 6, 32768),
+    "gaussians2_relu": ((*GAUSSIANS, "depth=2"), (256, 512, 1024, 2048), 6, 32768),
+    "gaussians3_tanh": ((*GAUSSIANS, "depth=3", "activation=tanh"), (256, 512, 1024, 2048), 6, 32768),
+    "gaussians3_relu_tau3": ((*GAUSSIANS, "depth=3", "init.tau3=0.5"), (256, 512, 1024), 6, 16384),
     "gaussians5_tanh_tau3": (
         (*GAUSSIANS, "depth=5", "activation=tanh", "init.tau3=0.5"),
         (256, 512, 1024),
-        8,
+        6,
         16384,
     ),
     "mnist4_relu": ((*MNIST, "depth=4", AS_MANY), (256, 512, 1024), 6, 16384),
