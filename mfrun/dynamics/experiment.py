@@ -104,10 +104,7 @@ class Experiment:
 
     def evaluator(self, samples: int | None = None) -> Evaluator:
         """The metrics of the run, over the samples that it is evaluated at, or over so many in each split."""
-        usual = self.cfg.evaluation.samples
-        if self.blueprint.perturbed:
-            usual = min(usual, self.blueprint.predict.samples)
-        sets = self.problem.evaluation(self.cfg.seed.eval, samples or usual)
+        sets = self.problem.evaluation(self.cfg.seed.eval, samples or self.cfg.evaluation.samples)
         partners = self.blueprint.predict.partners if self.blueprint.perturbed else None
         return Evaluator(sets, self.problem.task, self.loss, self.test_functions, partners=partners)
 

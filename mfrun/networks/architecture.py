@@ -64,7 +64,6 @@ class Perturbations:
         first: neurons of layer 1, two for each point of the law of w (where no noise is mirrored, half as many).
         last: neurons of every other layer that has types: output weights, biases where tau3 > 0.
         inner: neurons of the layers that have none.
-        samples: at most, that they are evaluated at; the limit itself is at all of ``evaluation.samples``.
     """
 
     width: int = 6400
@@ -74,10 +73,9 @@ class Perturbations:
     first: int = 512
     last: int = 128
     inner: int = 16
-    samples: int = 2000
 
     def __post_init__(self) -> None:
-        for key, least in (("width", 100), ("groups", 2), ("pairs", 1), ("samples", 1)):
+        for key, least in (("width", 100), ("groups", 2), ("pairs", 1)):
             if getattr(self, key) < least:
                 raise ConfigError(key, getattr(self, key), f"must be at least {least}")
         if not 0 <= self.tested <= self.pairs:
