@@ -109,7 +109,7 @@ EXECUTION = (
 )
 
 # What runs that are older than a key of a component had.
-BEFORE = {"particles.union": False}
+BEFORE = {"particles.union": False, "particles.inner": 512}
 
 CHOICES = {
     "replicate_data": ("shared", "independent"),

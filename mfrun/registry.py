@@ -42,7 +42,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "activation": ("mfrun.networks.activations",),
     "neuron": ("mfrun.networks.neurons",),
     "operation": ("mfrun.networks.operations",),
-    "init": ("mfrun.networks.init",),
+    "init": ("mfrun.networks.init", "mfrun.networks.embedding"),
     "law": ("mfrun.networks.laws",),
     "scaling": ("mfrun.networks.scaling",),
     "schedule": ("mfrun.dynamics.schedules",),

@@ -38,18 +38,13 @@ FEW = ("steps=300", "batch=20", "alpha=0.05", "evaluation.samples=200")
 SETTINGS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int, int]] = {
     "gaussians5_relu": ((*GAUSSIANS, "depth=5"), (256, 512, 1024, 2048), 6, 32768),
     "gaussians2_relu": ((*GAUSSIANS, "depth=2"), (256, 512, 1024, 2048), 6, 32768),
-    "gaussians3_tanh": ((*GAUSSIANS, "depth=3", "activation=tanh"), (256, 512, 1024, 2048), 6, 32768),
-    "gaussians3_relu_tau3": ((*GAUSSIANS, "depth=3", "init.tau3=0.5"), (256, 512, 1024), 6, 16384),
-    "gaussians5_tanh_tau3": (
-        (*GAUSSIANS, "depth=5", "activation=tanh", "init.tau3=0.5"),
-        (256, 512, 1024),
-        6,
-        16384,
-    ),
-    "mnist4_relu": ((*MNIST, "depth=4", AS_MANY), (256, 512, 1024), 6, 16384),
-    "mnist3_relu": ((*MNIST, "depth=3", AS_MANY), (256, 512, 1024), 6, 16384),
-    "mnist_cnn": ((*DIGITS, *FEW, *CNN, AS_MANY), (256, 512), 4, 4096),
-    "cifar4_relu": ((*CIFAR, "depth=4", AS_MANY), (256, 512), 6, 8192),
+    "gaussians3_tanh": ((*GAUSSIANS, "depth=3", "activation=tanh"), (256, 1024), 4, 16384),
+    "gaussians3_relu_tau3": ((*GAUSSIANS, "depth=3", "init.tau3=0.5"), (256, 1024), 4, 16384),
+    "gaussians5_tanh_tau3": ((*GAUSSIANS, "depth=5", "activation=tanh", "init.tau3=0.5"), (256, 1024), 4, 16384),
+    "mnist4_relu": ((*MNIST, "depth=4", AS_MANY), (256, 1024), 4, 8192),
+    "mnist3_relu": ((*MNIST, "depth=3", AS_MANY), (256, 1024), 4, 8192),
+    "mnist_cnn": ((*DIGITS, *FEW, *CNN, AS_MANY), (256,), 4, 2048),
+    "cifar4_relu": ((*CIFAR, "depth=4", AS_MANY), (256,), 4, 4096),
 }
 
 

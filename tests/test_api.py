@@ -91,7 +91,7 @@ def test_predictions_are_the_network_s(sweep: mfrun.Sweep) -> None:
         return above.swapaxes(1, 2)
 
     union, sets = outputs("", 0), outputs("sets.", 1).reshape(2, 8, 7, 1)
-    np.testing.assert_allclose(limit.hidden(x, layer=2).p.shape, (2, 8 * arrays["sets.W2"].shape[1]))
+    np.testing.assert_allclose(limit.hidden(x, layer=2).p.shape, (2, 2 * arrays["sets.W2"].shape[1]))
     difference, error = sets.mean(1) - union, sets.std(1, ddof=1) / math.sqrt(8)
     known, bias = np.maximum(1 - (error / difference) ** 2, 0), difference * 8 / 7
     np.testing.assert_allclose(found.yhat, sets.mean(1) - known * bias, rtol=1e-4, atol=1e-6)

@@ -89,7 +89,7 @@ def test_memory_of_the_limit() -> None:
         return 20 * first + first + 1 * nodes + nodes + (first + 1 + nodes + 1)
 
     # Eight sets, and their union.
-    assert measure_memory(e).weights == FLOAT * (8 * weights(8, 5) + weights(64, 8 * 5))
+    assert measure_memory(e).weights == FLOAT * (8 * weights(8, 5) + weights(64, 2 * 5))
 
 
 def test_memory_counts_what_lives_and_not_what_lived() -> None:

@@ -148,6 +148,7 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     if not architecture.unions:
         blueprint = replace(blueprint, particles=replace(blueprint.particles, union=False))
     blueprint = replace(blueprint, d=problem.d, n_out=problem.n_out, image=problem.image)
+    blueprint.init.look(problem.d, problem.principal)
     named = ("architecture", "neuron", "operation", "scaling")
     architecture.accept(blueprint, {k: getattr(cfg, k)["name"] for k in named} | {"precision": cfg.precision})
     if not blueprint.infinite and not blueprint.scaling.is_mean_field:

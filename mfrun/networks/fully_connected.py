@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from mfrun.errors import ConfigError
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.dense import Dense
 from mfrun.networks.drawing import AnyWidth
-from mfrun.networks.drawn import Drawn
+from mfrun.networks.drawn import Drawn, names_of
 from mfrun.networks.init import Layers
 from mfrun.networks.neurons import Bias, Trained
 from mfrun.registry import register
@@ -54,9 +55,19 @@ class DenseArchitecture(AnyWidth):
 
     def multiplications(self, blueprint: Blueprint) -> float:
         if blueprint.infinite and not blueprint.perturbed:
-            # The other layers are small beside the particles of the first one, whose number counts all sets.
-            return (1 + blueprint.union) * blueprint.particles.first * (blueprint.d + blueprint.n_out)
+            return self._of_the_limit(blueprint)
         return super().multiplications(blueprint)
+
+    def _of_the_limit(self, blueprint: Blueprint) -> float:
+        """Layers of one or two coordinates are small beside those that take particles."""
+        particles, layers = blueprint.particles, self.layers_of(blueprint)
+        budgets = [particles.first, *[particles.inner] * (layers.L - 2), *[particles.last] * (layers.L > 1)]
+        counts = [sum(names.values()) for names in names_of(blueprint, layers)]
+        K = [N if count > 2 or l == 0 else 1 for l, (N, count) in enumerate(zip(budgets, counts, strict=True))]
+        outer = K[0] * blueprint.d + K[-1] * blueprint.n_out
+        inner = sum(a * b for a, b in itertools.pairwise(K))
+        # Counts are those of all sets: a set has 1 / sets of the neurons, its inner layers that squared of the weights.
+        return outer + inner / blueprint.sets + blueprint.union * (outer + inner)
 
     def layers_of(self, blueprint: Blueprint) -> Layers:
         """One number between any two neurons."""

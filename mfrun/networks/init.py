@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -119,6 +119,18 @@ class InitialLaw(ABC):
         Returns:
             (..., K_l, K_{l-1}), or one number for all.
         """
+
+    def look(self, d: int, principal: Callable[[int], Tensor]) -> None:
+        """See the training inputs, before anything is drawn; by default there is nothing to see.
+
+        Args:
+            d: dimension of the inputs.
+            principal: gives the m directions (m, d) in which the inputs vary most, orthonormal, float64.
+
+        Raises:
+            ConfigError: what it was to be made of does not fit.
+        """
+        return
 
     def labels(self, l: int, x: Mapping[str, Tensor]) -> Tensor | None:
         """What :meth:`inner` has to know of the neurons of layer l; by default nothing.

@@ -19,13 +19,14 @@ def discretised(blueprint: Blueprint, layers: Layers) -> list[Types]:
     """
     init, particles = blueprint.init, blueprint.particles
     stack, meta = blueprint.replicates * particles.sets, blueprint.device.type == "meta"
+    named = ["first", *["inner"] * (layers.L - 2), *["last"] * (layers.L > 1)]
     types = [
-        particles.types(init.entries, sum(counts.values()), stack, (blueprint.seed, l), first=l == 0, meta=meta)
+        particles.types(init.entries, sum(counts.values()), stack, (blueprint.seed, l), layer=named[l], meta=meta)
         for l, counts in enumerate(names_of(blueprint, layers))
     ]
     # One node, the mean, where that says all.
     several = int(not blueprint.operation.linear and init.noise > 0)
-    return [*types, particles.types(init.entries, several, stack, (blueprint.seed, layers.L + 1), first=False)]
+    return [*types, particles.types(init.entries, several, stack, (blueprint.seed, layers.L + 1), layer="last")]
 
 
 def limit(blueprint: Blueprint, layers: Layers, discretisation: list[Types]) -> Drawn:

@@ -25,10 +25,12 @@ class Types:
     Attributes:
         nodes: (stack, K, m), float64, in coordinates of mean 0 and variance 1.
         weights: (stack, K), each row summing to 1, or None for 1/K.
+        period: after how many discretisations the same ones come again; None for never.
     """
 
     nodes: Tensor
     weights: Tensor | None
+    period: int | None = None
 
     @property
     def count(self) -> int:
@@ -36,13 +38,18 @@ class Types:
         return self.nodes.shape[1]
 
     def together(self, sets: int) -> Types:
-        """Every so many discretisations taken together as one of as many times the points, each set of equal weight."""
+        """Every so many discretisations together as one, each of equal weight; rules that repeat are there once."""
         stack, K, m = self.nodes.shape
         if m == 0:
             return Types(self.nodes[: stack // sets], None)
-        nodes = self.nodes.reshape(stack // sets, sets * K, m)
-        weights = None if self.weights is None else self.weights.reshape(stack // sets, sets * K) / sets
-        return Types(nodes, weights)
+        period = min(self.period or sets, sets)
+        shares = torch.tensor([len(range(s, sets, period)) / sets for s in range(period)], dtype=torch.float64)
+        nodes = self.nodes.view(-1, sets, K, m)[:, :period].reshape(-1, period * K, m)
+        if self.weights is None and bool((shares == shares[0]).all()):
+            return Types(nodes, None)
+        weights = torch.full((stack, K), 1 / K, dtype=torch.float64) if self.weights is None else self.weights
+        weights = weights.view(-1, sets, K)[:, :period] * shares[:, None]
+        return Types(nodes, weights.reshape(-1, period * K))
 
     def measure(self) -> Measure:
         """The measure p of a layer with one neuron for each type."""
@@ -58,6 +65,7 @@ class Particles:
 
     Attributes:
         first: particles of the first layer, in all sets together.
+        inner: types of each inner layer in all sets together, where they need particles, as labels do.
         last: types of the last hidden layer in all sets together, where they need particles.
         nodes: quadrature nodes for one scalar coordinate (a bias, or an output weight).
         sets: independent particle sets, at least 2.
@@ -66,6 +74,7 @@ class Particles:
     """
 
     first: int = 4096
+    inner: int = 512
     last: int = 1024
     nodes: int = 16
     sets: int = 4
@@ -76,7 +85,7 @@ class Particles:
     def __post_init__(self) -> None:
         if self.sets < 2:
             raise ConfigError("sets", self.sets, "must be at least 2, for an error bar")
-        for key in ("first", "last"):
+        for key in ("first", "inner", "last"):
             value = getattr(self, key)
             if value < 2 * self.sets or value % (2 * self.sets):
                 raise ConfigError(key, value, f"must be a multiple of 2 x sets = {2 * self.sets}")
@@ -85,7 +94,7 @@ class Particles:
         if self.method not in METHODS:
             raise ConfigError("method", self.method, f"one of {', '.join(METHODS)}")
 
-    def types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], *, first: bool, meta: bool = False) -> Types:
+    def types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], *, layer: str, meta: bool = False) -> Types:
         """Discretise m independent coordinates, each with the law.
 
         Args:
@@ -93,23 +102,26 @@ class Particles:
             m: dimension; 0 gives one type.
             stack: how many independent discretisations.
             seed: of the particles.
-            first: layer 1 takes particles wherever it is more than one-dimensional.
+            layer: ``first``, ``inner`` or ``last``; the first takes particles wherever it is more than one-dimensional.
             meta: give particles shapes and no numbers, on the device ``meta``.
         """
-        found = self._types(law, m, stack, seed, first, meta)
+        found = self._types(law, m, stack, seed, layer, meta)
         return replace(found, nodes=found.nodes.to("meta")) if meta else found
 
-    def _types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], first: bool, meta: bool) -> Types:
+    def _types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], layer: str, meta: bool) -> Types:
         if m == 0:
             return Types(torch.zeros((stack, 1, 0), dtype=torch.float64), None)
-        budget = (self.first if first else self.last) // self.sets
+        first, budget = (
+            layer == "first",
+            {"first": self.first, "inner": self.inner, "last": self.last}[layer] // self.sets,
+        )
         exact = len(law.quadrature(2)[0]) ** m if _is_finite(law) else None
         if exact is not None and exact <= budget:
-            return _grids([_grid(law, m, 2)] * stack)
+            return replace(_grids([_grid(law, m, 2)] * stack), period=1)
         if m <= 2 and not (first and m > 1):
             per_axis = budget if first else self.nodes
             # Members of the stack differ by a node, so that their spread shows the quadrature error.
-            return _grids([_grid(law, m, per_axis - s % 2) for s in range(stack)])
+            return replace(_grids([_grid(law, m, per_axis - s % 2) for s in range(stack)]), period=2)
         if meta:
             return Types(torch.empty((stack, budget, m), dtype=torch.float64, device="meta"), None)
         return Types(torch.stack([sample(self.method, law, m, budget, (*seed, s)) for s in range(stack)]), None)

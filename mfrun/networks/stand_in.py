@@ -79,7 +79,7 @@ class Lumps:
 
     def _copies(self) -> int:
         """How often every point is there."""
-        return 2 if self.blueprint.stand_in.mirrored else 1
+        return 2 if self.blueprint.stand_in.mirrored and self.blueprint.init.noise > 0 else 1
 
     def _key(self) -> tuple[int, ...]:
         """Of every stream."""

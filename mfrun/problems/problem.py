@@ -17,6 +17,8 @@ from mfrun.seeds import generator
 
 # Samples in one forward pass of an evaluation.
 CHUNK = 1000
+# Inputs whose covariance tells their principal directions.
+SEEN = 10000
 
 
 class Problem(ABC):
@@ -47,6 +49,26 @@ class Problem(ABC):
     @abstractmethod
     def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
         """At most ``samples`` samples of each split, fixed by the seed."""
+
+    def principal(self, m: int) -> Tensor:
+        """The m directions in which the training inputs vary most, (m, d), orthonormal, float64, on the CPU.
+
+        Eigenvectors of the covariance of up to ``SEEN`` inputs, the largest eigenvalue first; the largest component of
+        each is positive.
+        """
+        kept: dict[int, Tensor] = self.__dict__.setdefault("_principal", {})
+        if m not in kept:
+            # Slow to import, and most runs do without.
+            from scipy.linalg import eigh
+
+            samples = next(iter(self.evaluation(0, SEEN).values()))
+            x = torch.cat([x.double().cpu() for x, _ in samples])
+            x -= x.mean(0)
+            _, found = eigh((x.T @ x / len(x)).numpy(), subset_by_index=[self.d - m, self.d - 1])
+            directions = torch.from_numpy(found.T[::-1].copy())
+            signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
+            kept[m] = directions * signs
+        return kept[m]
 
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs (samples, ...) as a data set has them, as a network takes them: (samples, d).

@@ -166,7 +166,7 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
     """Every particle counts with its weight p."""
     laws: dict[str, list[Atoms]] = {name: [] for name in TITLES}
     experiment, whole, _ = restore(run, steps[0])
-    # The sets alone: in their union one node stands beside its own copies.
+    # The sets alone: in their union the nodes of two rules stand beside one another.
     network, start, depth = whole.parts[-1], experiment.network().parts[-1], experiment.cfg.depth
     init, sets = experiment.blueprint.init, range(network.replicates)
 

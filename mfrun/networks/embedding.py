@@ -1,0 +1,137 @@
+"""The initial law ``embedding``: neurons with labels, so that those of an inner layer differ in the limit as well.
+
+Neuron i of layer l carries a label u in R^m, and the weights between two neurons are a function of their labels, as in
+the paper's rho_0 (end of Sections 2.2 and 3.2) and in the neuronal embeddings of Nguyen and Pham (arXiv 2001.11443):
+
+    W_l[j, i] = mu2 + tau g(<u_j, u_i> / sqrt(m)) + noise xi_ji,    l = 2 .. L.
+
+In layer 1 the label is the projection of the neuron's w on m directions, brought to variance 1; above it is drawn from
+the law of the entries. It has to depend on w: with labels that are independent of what their neurons do, every average
+E[u a] is 0 at the start, and the layer stays one neuron. The limit forgets the noise, and with tau = 0 the law is that
+of i.i.d. entries whose deviation is the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfrun.errors import ConfigError
+from mfrun.networks.init import IID, Layers
+from mfrun.networks.neurons import Neuron
+from mfrun.registry import imported, reason, register
+from mfrun.seeds import generator
+
+G: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda z: z, "erf": torch.erf, "tanh": torch.tanh}
+DIRECTIONS = ("principal", "random")
+
+
+@register("init", "embedding")
+@dataclass
+class Embedding(IID):
+    """Inner weights by labels; all else as with i.i.d. entries.
+
+    Attributes:
+        m: numbers in a label.
+        g: ``identity``, ``erf`` or ``tanh`` of <u_j, u_i> / sqrt(m); or your own ``package.module:function`` of (l,
+            labels (..., K_l, m) of layer l, labels (..., K_{l-1}, m) of the layer below), which returns (..., K_l,
+            K_{l-1}).
+        tau: what g is multiplied by; ``tau2`` is the deviation of the output weights alone.
+        directions: on which w is projected for the labels of layer 1: ``principal``, those in which the training
+            inputs vary most; ``random``; or a file ``.npy`` with an array (m, d), whose rows are brought to length 1.
+        directions_seed: of random ones, which are the same for all widths and starts.
+        noise: standard deviation of i.i.d. noise on the inner weights.
+    """
+
+    m: int = 8
+    g: str = "identity"
+    tau: float = 4.0
+    directions: str = "principal"
+    directions_seed: int = 0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._seen: Tensor | None = None
+        if self.m < 1:
+            raise ConfigError("m", self.m, "must be at least 1")
+        if not math.isfinite(self.tau):
+            raise ConfigError("tau", self.tau, "must be a finite number")
+        if not 0 <= self.noise < math.inf:
+            raise ConfigError("noise", self.noise, "a standard deviation is a finite number >= 0")
+        if self.tau != 0 and self.tau1 == 0:
+            raise ConfigError("tau1", self.tau1, "labels of layer 1 are projections of w, which tau1=0 makes 0")
+        if ":" in self.g:
+            self._own = imported(self.g, "init.g")
+        elif self.g not in G:
+            own = "or your own package.module:function of (l, labels above, labels below)"
+            raise ConfigError("g", self.g, f"one of {', '.join(G)}, {own}")
+        # Labels have mean 0, and an even g of them has not; other scalings than the mean field one are refused.
+        self.zero_mean = self.mu2 == 0 and self.tau == 0
+
+    def coordinates(self, l: int, layers: Layers, neuron: Neuron) -> dict[str, int]:
+        found = super().coordinates(l, layers, neuron)
+        return found | {"label": self.m} if self.tau != 0 and l > 1 else found
+
+    def look(self, d: int, principal: Callable[[int], Tensor]) -> None:
+        if self.tau == 0:
+            return
+        if self.m > d:
+            raise ConfigError("init.m", self.m, f"labels of more numbers than the {d} inputs have")
+        if self.directions == "random":
+            return
+        if self.directions == "principal":
+            self._seen = principal(self.m)
+            return
+        try:
+            array = np.load(Path(self.directions), allow_pickle=False)
+            found = torch.as_tensor(np.asarray(array, dtype=np.float64))
+        except (OSError, ValueError, TypeError) as error:
+            why = f"one of {', '.join(DIRECTIONS)}, or a file .npy with an array (m, d); {reason(error)}"
+            raise ConfigError("init.directions", self.directions, why) from error
+        lengths = found.norm(dim=-1, keepdim=True) if found.dim() == 2 else torch.zeros(1)
+        if found.dim() != 2 or len(found) != self.m or not bool((lengths > 0).all() and found.isfinite().all()):
+            why = f"holds an array {tuple(found.shape)}; {self.m} rows (init.m) of finite numbers, none of them 0"
+            raise ConfigError("init.directions", self.directions, why)
+        self._seen = found / lengths
+
+    def labels(self, l: int, x: Mapping[str, Tensor]) -> Tensor | None:
+        if self.tau == 0:
+            return None
+        if l > 1:
+            return x["label"]
+        w = x["w"]
+        return w @ self._directions(w.shape[-1]).to(w.device).T
+
+    def _directions(self, fan_in: int) -> Tensor:
+        """(m, fan_in), with rows of length 1, so that projections of w have variance 1."""
+        if self.directions == "random":
+            if self.m > fan_in:
+                raise ConfigError("init.m", self.m, f"labels of more numbers than the {fan_in} weights of a neuron")
+            drawn = torch.randn((fan_in, self.m), generator=generator("directions", self.directions_seed)).double()
+            return torch.linalg.qr(drawn).Q.T
+        assert self._seen is not None, "look() comes before a network is drawn"
+        if self._seen.shape[1] != fan_in:
+            why = f"are directions among {self._seen.shape[1]} numbers; a neuron of layer 1 has {fan_in} weights"
+            raise ConfigError("init.directions", self.directions, why)
+        return self._seen
+
+    def inner(self, l: int, above: Tensor | None, below: Tensor | None) -> Tensor | float:  # type: ignore[override]
+        if above is None or below is None:
+            return self.mu2
+        if ":" not in self.g:
+            return G[self.g](above @ below.mT / math.sqrt(self.m)).mul(self.tau).add(self.mu2)
+        found = self._own(l, above, below)
+        wanted = (*above.shape[:-1], below.shape[-2])
+        if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
+            said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigError(
+                "init.g", self.g, f"must return an array {wanted} from labels {tuple(above.shape)}, not {said}"
+            )
+        return found * self.tau + self.mu2

@@ -1,0 +1,251 @@
+"""``init=embedding``: the labels, the limit that they give, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import curves, here
+from torch import Tensor
+
+from mfrun.config import validated
+from mfrun.dynamics.evaluate import of_sets
+from mfrun.dynamics.experiment import Experiment, assemble
+from mfrun.networks.limit import discretised, limit
+from mfrun.shell.compose import compose
+
+TASK = ["threads=1", "dataset.d=6", "depth=4", "init=embedding", "init.m=2", "init.tau=2", "dtype=float64"]
+FEW = ["particles.first=64", "particles.inner=32", "particles.last=32", "particles.nodes=4"]
+SMALL = ["alpha=0.05", "batch=20", "evaluation.samples=300"]
+
+
+def experiment(*words: str) -> Experiment:
+    return assemble(validated(compose([*TASK, *SMALL, *words], [])))
+
+
+def trained(e: Experiment, marks: list[int]) -> Tensor:
+    """population_loss at the marks, (networks, marks)."""
+    network, evaluator = e.network(), e.evaluator()
+    steps, k, found = e.steps(network, e.stream()), 0, []
+    for mark in marks:
+        while k < mark:
+            k = steps.advance(k, mark)
+        found.append(torch.tensor(evaluator(network)["population_loss"], dtype=torch.float64))
+    return torch.stack(found, 1)
+
+
+# --- What is drawn.
+
+
+@pytest.mark.parametrize("width", ["7", "inf"])
+def test_without_labels_it_is_the_law_of_iid_entries(width: str) -> None:
+    """The noise has the place of tau2 in the inner weights; the limit knows neither."""
+    words = [f"width={width}", "init.tau2=0.3", "init.tau3=0.2", *FEW]
+    ours = experiment("init.tau=0", "init.noise=0.3", *words).network().state()
+    plain = [w for w in TASK if not w.startswith("init")]
+    theirs = assemble(validated(compose([*plain, *SMALL, *words], []))).network().state()
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("g", "of"), [("identity", lambda z: z), ("tanh", np.tanh)])
+def test_inner_weights_are_functions_of_labels(g: str, of) -> None:
+    """Layer 1 from its weights; above it, W_l - mu2 is g of products of standard normal labels."""
+    e = experiment("width=400", f"init.g={g}", "init.mu2=0.7", "init.directions=random")
+    network = e.network()
+    W1, W2, W3 = (W[0].numpy() for W in network.W[:3])
+    V = e.blueprint.init._directions(6).numpy()
+    np.testing.assert_allclose(V @ V.T, np.eye(2), atol=1e-6)
+    below = W1 @ V.T * math.sqrt(6) / math.sqrt(2)
+    assert below.std(0) == pytest.approx([1, 1], rel=0.15)
+    if g == "identity":
+        assert np.linalg.matrix_rank(W2 - 0.7, tol=1e-8) == 2
+        # The labels of layer 2 that give these weights are standard normal, and so layer 3 sees them.
+        above = np.linalg.lstsq(below, (W2 - 0.7).T, rcond=None)[0].T * math.sqrt(2) / 2
+        np.testing.assert_allclose(above.std(0), [1, 1], rtol=0.15)
+        top = np.linalg.lstsq(above, (W3 - 0.7).T, rcond=None)
+        assert top[1].max() < 1e-12
+    else:
+        assert np.abs(W2 - 0.7).max() <= 2
+        assert np.linalg.matrix_rank(np.arctanh((W2 - 0.7) / 2), tol=1e-6) == 2
+    assert W2.mean() == pytest.approx(0.7, abs=0.1)
+
+
+def test_principal_directions_are_those_of_the_training_set() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 5)) @ np.diag([1, 5, 0.1, 3, 2]) @ np.linalg.qr(rng.normal(size=(5, 5)))[0] + 4
+    np.savez("a.npz", x_train=x, y_train=rng.integers(0, 3, 300), x_test=x[:50], y_test=rng.integers(0, 3, 50))
+    words = ["dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy", "init.m=3"]
+    keys = [w for w in TASK if not w.startswith("dataset")]
+    e = assemble(validated(compose([*keys, *words, "width=9"], [])))
+    found = e.blueprint.init._directions(5).numpy()
+    expected = np.linalg.svd(x - x.mean(0))[2][:3]
+    np.testing.assert_allclose(np.abs(found @ expected.T), np.eye(3), atol=1e-6)
+    assert (found[np.arange(3), np.abs(found).argmax(1)] > 0).all()
+
+
+def test_directions_of_ones_own() -> None:
+    np.save("v.npy", np.array([[3.0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0]]))
+    e = experiment("width=5", "init.directions=v.npy")
+    expected = np.array([[1.0, 0, 0, 0, 0, 0], [0, 0, 0.5**0.5, 0.5**0.5, 0, 0]])
+    np.testing.assert_allclose(e.blueprint.init._directions(6), expected)
+
+
+def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "own_embedding.py").write_text("def w(l, above, below):\n    return l * (above @ below.mT).cos()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    network = experiment("width=5", "init.g=own_embedding:w", "init.mu2=0").network()
+    assert float(network.W[1].abs().max()) <= 2 * 2
+    assert float(network.W[2].abs().max()) > 2 * 2
+    (tmp_path / "own_embedding_2.py").write_text("def w(l, above, below):\n    return above.sum()\n")
+    assert here("train", *TASK, *SMALL, "width=5", "steps=1", "init.g=own_embedding_2:w", "dir=r") == 2
+
+
+# --- The limit.
+
+
+def test_the_limit_against_autograd() -> None:
+    """Two-point laws have finitely many types, so that the limit is exact: SGD by autograd over all of them."""
+    words = ["init.law=rademacher", "dataset.d=3", "depth=4", "init.m=1", "init.directions=random", "init.tau2=0.4"]
+    e = experiment("width=inf", *words, "particles.sets=2", "particles.union=false", "init.tau3=0.3")
+    network = e.network()
+    # Types: (w, bias), (label, bias), (label, bias, beta): 16, 4 and 8.
+    assert network.widths == [16, 4, 8]
+    signs = [torch.tensor(list(itertools.product((-1.0, 1.0), repeat=k))).double() for k in (4, 2, 3)]
+    V = e.blueprint.init._directions(3)
+    labels = [signs[0][:, :3] @ V.T, signs[1][:, :1], signs[2][:, :1]]
+    mu2, tau = 1.0, 2.0
+    W = [
+        signs[0][:, :3] * math.sqrt(2 / 3),
+        mu2 + tau * labels[1] @ labels[0].T,
+        mu2 + tau * labels[2] @ labels[1].T,
+        mu2 + 0.4 * signs[2][:, 2:].T,
+    ]
+    b = [0.3 * signs[0][:, 3], 0.3 * signs[1][:, 1], 0.3 * signs[2][:, 1], torch.zeros(1).double()]
+    W, b = [[a.clone().requires_grad_() for a in arrays] for arrays in (W, b)]
+    p = [1 / 16, 1 / 4, 1 / 8]
+    stream = e.stream()
+    steps = e.steps(network, stream)
+
+    def outputs(x: Tensor) -> Tensor:
+        a = torch.relu(W[0] @ x.T + b[0][:, None])
+        for l in (1, 2):
+            a = torch.relu(W[l] @ a * p[l - 1] + b[l][:, None])
+        return W[3] @ a * p[2] + b[3]
+
+    for k in range(30):
+        x, y = stream.batch(k)
+        (outputs(x) - y).square().mean().backward()
+        # A type's gradient is its probability times what a single neuron of it would feel.
+        scale = [1.0, *p, 1.0]
+        with torch.no_grad():
+            for l in range(4):
+                W[l] -= e.cfg.alpha * W[l].grad / (scale[l + 1] * scale[l])
+                b[l] -= e.cfg.alpha * b[l].grad / scale[l + 1]
+                W[l].grad = b[l].grad = None
+    k = 0
+    while k < 30:
+        k = steps.advance(k, 30)
+    (samples,) = e.problem.evaluation(0, 50).values()
+    for x, _ in samples:
+        found = network.forward(x, network.workspace(len(x), backward=False)).view(network.replicates, 1, -1)
+        for s in range(network.replicates):
+            torch.testing.assert_close(found[s], outputs(x).detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_a_neuron_and_its_copy() -> None:
+    """Types that are there twice with half the weight: the same network, at every step."""
+    e = experiment("width=inf", *FEW, "particles.sets=2", "particles.union=false", "init.m=3")
+    layers = e.architecture.layers_of(e.blueprint)
+    types = discretised(e.blueprint, layers)
+    for t in types:
+        t.nodes[1] = t.nodes[0]
+    networks = [
+        e.architecture.network(limit(e.blueprint, layers, chosen), e.blueprint)
+        for chosen in (types, [t.together(2) for t in types])
+    ]
+    assert networks[1].widths == [2 * n for n in networks[0].widths]
+    losses = []
+    for network in networks:
+        steps, k = e.steps(network, e.stream()), 0
+        while k < 40:
+            k = steps.advance(k, 40)
+        losses.append(e.evaluator()(network)["population_loss"])
+    assert losses[0] == pytest.approx(losses[1] * 2, rel=1e-10)
+
+
+def test_finite_networks_fall_onto_the_limit() -> None:
+    """The gap of one network falls like n^-1/2 and that of the mean like 1/n, at the start and in training."""
+    marks = [0, 30]
+    wide = ["particles.first=2048", "particles.inner=1024", "particles.last=1024"]
+    exact, bar = of_sets(trained(experiment("width=inf", *wide), marks), 8, union=True)
+    assert bar is not None
+    of_one, of_mean = {}, {}
+    for n in (20, 320):
+        values = trained(experiment(f"width={n}", "replicates=48"), marks) - exact
+        of_one[n], of_mean[n] = values.square().mean(0).sqrt(), (values.mean(0), values.std(0) / math.sqrt(48))
+    assert (of_one[20] / of_one[320] > 2.6).all(), of_one
+    mean, error = of_mean[320]
+    assert (mean.abs() < 3 * error + bar[0] + 0.1 * of_mean[20][0].abs()).all(), (of_mean, bar)
+    # The layers have not collapsed: without the labels it is another limit.
+    other = trained(experiment("width=inf", "init.tau=0", *FEW), marks)[0]
+    assert abs(float(other[1] - exact[0, 1])) > 3 * float(bar[0, 1])
+
+
+def test_stand_ins_need_the_measure_alone() -> None:
+    """n = 96 by 48 neurons, without mirrored copies as there is no noise: mean and deviation over 24 starts."""
+    marks, S = [0, 30], 24
+    real = trained(experiment("width=96", f"replicates={S}"), marks)
+    some = experiment("width=96", "neurons=48", "stand_in.first=256", f"replicates={S}")
+    network = some.network()
+    assert [W.shape[1] for W in network.W[:-1]] == [256, 48, 48]
+    assert len(torch.unique(network.W[1][0].round(decimals=9), dim=0)) == 48
+    stood = trained(some, marks)
+    error = ((real.var(0) + stood.var(0)) / S).sqrt()
+    assert ((real.mean(0) - stood.mean(0)).abs() / error).max() < 3.5
+    assert (real.std(0).log() - stood.std(0).log()).abs().max() < 3.5 * math.sqrt(1 / S)
+
+
+# --- As a user has it.
+
+
+@pytest.mark.parametrize("width", ["width=5", "width=inf", "width=1e6"])
+def test_a_run_goes_on(width: str) -> None:
+    words = [*TASK, *SMALL, *FEW, width, "neurons=8", "init.noise=0.1", "init.tau3=0.1"]
+    assert here("train", *words, "steps=20", "dir=r") == 0
+    assert here("train", "dir=r", "resume=true", "steps=30") == 0
+    assert here("train", *words, "steps=30", "dir=whole") == 0
+    assert curves("r") == curves("whole")
+
+
+def test_a_sweep_and_what_reads_it() -> None:
+    words = [w for w in [*TASK, *SMALL, *FEW] if not w.startswith("depth")]
+    assert here("sweep", *words, "depth=3", "widths=[5,10,inf]", "steps=20", "replicates=2", "dir=s") == 0
+    for command in (["plot", "s"], ["compare", "s"], ["plot", "s", "--weights"], ["ensemble", "s"], ["report", "s"]):
+        assert here(*command) == 0
+    assert here("statics", "s/width=inf") == 0
+    assert here("sweep", *words, "depth=3", "widths=[5,inf]", "steps=20", "--dry-run") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["init.m=0"], "init.m=0: must be at least 1"),
+        (["init.m=7"], "init.m=7: labels of more numbers than the 6 inputs have"),
+        (["init.m=7", "init.directions=random"], "init.m=7: labels of more numbers than the 6 inputs have"),
+        (["init.g=cosine"], "init.g=cosine: one of identity, erf, tanh, or your own package.module:function"),
+        (["init.tau1=0"], "init.tau1=0.0: labels of layer 1 are projections of w"),
+        (["init.noise=-1"], "init.noise=-1.0: a standard deviation is a finite number >= 0"),
+        (["init.directions=no.npy"], "init.directions=no.npy: one of principal, random, or a file .npy"),
+        (["scaling=ntk", "init.mu2=0"], "init.mu2=0: must be 0 with scaling=ntk"),
+    ],
+)
+def test_bad_input(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TASK, "width=5", "steps=1", "dir=r", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mfrun: {said}"), error
+    assert len(error.splitlines()) == 1
