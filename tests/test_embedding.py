@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from commands import curves, here
@@ -15,6 +16,7 @@ from torch import Tensor
 from mfrun.config import validated
 from mfrun.dynamics.evaluate import of_sets
 from mfrun.dynamics.experiment import Experiment, assemble
+from mfrun.dynamics.labels import effective_types, labels, limit_of, samples_of
 from mfrun.networks.limit import discretised, limit
 from mfrun.shell.compose import compose
 
@@ -249,3 +251,61 @@ def test_bad_input(words: list[str], said: str, capsys: pytest.CaptureFixture[st
     error = capsys.readouterr().err
     assert error.startswith(f"mfrun: {said}"), error
     assert len(error.splitlines()) == 1
+
+
+# --- How far the neurons of a layer differ.
+
+
+def test_the_effective_number_of_types() -> None:
+    """By hand from the eigenvalues; 1 for every inner layer of the i.i.d. limit, more with labels."""
+    e = experiment("width=7", "replicates=2")
+    network, x = e.network(), samples_of(e)
+    ws = network.workspace(len(x), backward=True)
+    network.forward(x, ws)
+    for l, found in enumerate(effective_types(network, x)):
+        ratios = []
+        for a in ws.a[l].numpy():
+            eigenvalues = np.linalg.svd(a / math.sqrt(7), compute_uv=False) ** 2
+            ratios.append(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
+        assert found == pytest.approx(np.mean(ratios), rel=1e-9)
+    of_limit = effective_types(limit_of(e), x)
+    assert all(v > 1.05 for v in of_limit)
+    iid = effective_types(limit_of(experiment("width=7", "init.tau=0")), x)
+    assert iid[0] > 2
+    assert iid[1:] == pytest.approx([1, 1], abs=1e-12)
+
+
+def test_signal_and_noise_are_what_networks_show() -> None:
+    """Over many networks, the variance of h_2 over its neurons is signal^2 + noise^2 / n."""
+    words = ["init.tau=3", "init.tau3=0", "init.noise=0.5", "replicates=400"]
+    e = experiment("width=20", *words)
+    found = {one.layer: one for one in labels(e)}
+    assert set(found) == {2, 3}
+    network, x = e.network(), samples_of(e)
+    ws = network.workspace(len(x), backward=True)
+    network.forward(x, ws)
+    expected = found[2].signal ** 2 + found[2].noise ** 2 / 20
+    assert float(ws.h[1].var(1).mean()) == pytest.approx(expected, rel=0.1)
+    assert found[2].needed() == pytest.approx((found[2].noise / found[2].signal) ** 2)
+    assert labels(experiment("width=20", "init.tau=0")) == []
+
+
+def test_a_width_below_the_noise_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TASK, *SMALL, "steps=1"]
+    assert here("train", *words, "width=3", "dir=narrow") == 0
+    assert "mfrun: warning: width=3: its labels make the neurons of layer" in capsys.readouterr().err
+    assert here("train", *words, "width=3000", "depth=3", "dir=wide") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_check_says_what_has_collapsed(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["widths=[8,16,32]", "steps=1", "replicates=2", "threads=1", "dataset.d=6", "depth=4"]
+    here("check", *few, "dir=a")
+    said = capsys.readouterr().out
+    assert said.count("collapsed") == 2
+    assert "labels:" not in said
+    here("check", *few, "init=embedding", "init.m=2", "dir=b")
+    said = capsys.readouterr().out
+    assert "collapsed" not in said
+    assert "weaker below" in said
+    assert list(pd.read_csv("b/check_types.csv")) == ["layer", "8", "16", "32", "inf"]

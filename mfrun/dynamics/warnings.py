@@ -65,11 +65,32 @@ def few_stand_ins(experiment: Experiment) -> Iterator[Suspicion]:
             yield "neurons", blueprint.neurons, why
 
 
+def labels_in_the_noise(experiment: Experiment) -> Iterator[Suspicion]:
+    """A width that does not see that the neurons of its limit differ."""
+    blueprint, n = experiment.blueprint, experiment.cfg.width
+    if not blueprint.init.labelled or math.isinf(n):
+        return
+    from mfrun.dynamics.labels import labels
+
+    hidden = [one for one in labels(experiment) if one.needed() > n]
+    if hidden:
+        worst = max(hidden, key=lambda one: one.needed())
+        known = math.isfinite(worst.needed())
+        least = f"; more from n = {math.ceil(worst.needed())} on" if known else ""
+        why = (
+            f"its labels make the neurons of layer {worst.layer} differ by less ({worst.signal:.2g}) than the chance of "
+            f"{int(n)} neurons makes ({worst.noise / math.sqrt(n):.2g}){least}; widths may agree with one another and "
+            "not with the limit (docs/initial_laws.md)"
+        )
+        yield "width", int(n), why
+
+
 RULES: tuple[Callable[[Experiment], Iterator[Suspicion]], ...] = (
     schedule_in_steps,
     batch_beyond_the_data,
     few_particles,
     few_stand_ins,
+    labels_in_the_noise,
 )
 
 

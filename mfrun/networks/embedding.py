@@ -73,6 +73,7 @@ class Embedding(IID):
             own = "or your own package.module:function of (l, labels above, labels below)"
             raise ConfigError("g", self.g, f"one of {', '.join(G)}, {own}")
         # Labels have mean 0, and an even g of them has not; other scalings than the mean field one are refused.
+        self.labelled = self.tau != 0
         self.zero_mean = self.mu2 == 0 and self.tau == 0
 
     def coordinates(self, l: int, layers: Layers, neuron: Neuron) -> dict[str, int]:

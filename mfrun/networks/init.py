@@ -71,12 +71,14 @@ class InitialLaw(ABC):
 
     Attributes:
         entries: law of each coordinate, and of the noise.
+        labelled: whether inner weights depend on labels.
         zero_mean: whether the weights of the layers above the first have mean 0, as scalings other than the mean field
             one need it.
     """
 
     entries: Law
     zero_mean: bool
+    labelled: bool = False
 
     @abstractmethod
     def coordinates(self, l: int, layers: Layers, neuron: Neuron) -> dict[str, int]:

@@ -32,12 +32,13 @@ from torch import Tensor
 
 from mfrun import config
 from mfrun.dynamics.experiment import Experiment, Problems, assemble
+from mfrun.dynamics.labels import labels
 from mfrun.errors import ConfigError, UserError
 from mfrun.runs.progress import say
 from mfrun.seeds import generator
 from mfrun.shell import commandline, hydra
 from mfrun.shell.compose import compose, folder
-from mfrun.study import style
+from mfrun.study import kinds, style
 from mfrun.study.power_law import PowerLaw, power_law
 
 # What the check trains where the command line says nothing else.
@@ -86,8 +87,11 @@ def main(argv: list[str]) -> int:
     what = f"scaling={cfg.scaling['name']}, dataset={cfg.dataset['name']}"
     print(f"{what}: RMS over neurons, {SAMPLES} samples, {cfg.replicates} networks and steps 0 to {cfg.steps}")
     print(text(found))
+    spread = kinds.effective(experiments)
+    spread.rename(columns=config.width_label).to_csv(place / "check_types.csv")
+    print("\n" + kinds.text(spread, labels(experiments[0])))
     _figure(found, f"Coordinate check, {what}", place / "check.png")
-    print(f"\n{place / 'check.csv'}\n{place / 'check.png'}")
+    print(f"\n{place / 'check.csv'}\n{place / 'check_types.csv'}\n{place / 'check.png'}")
     return 0 if all(q.verdict in FINE for q in found) else 1
 
 
