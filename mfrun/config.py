@@ -109,7 +109,12 @@ EXECUTION = (
 )
 
 # What runs that are older than a key of a component had.
-BEFORE = {"particles.union": False, "particles.inner": 512}
+BEFORE = {
+    "particles.union": False,
+    "particles.inner": 512,
+    "architecture.frozen": [],
+    "architecture.output_scale": 1.0,
+}
 
 CHOICES = {
     "replicate_data": ("shared", "independent"),

@@ -151,6 +151,10 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     blueprint.init.look(problem.d, problem.principal)
     named = ("architecture", "neuron", "operation", "scaling")
     architecture.accept(blueprint, {k: getattr(cfg, k)["name"] for k in named} | {"precision": cfg.precision})
+    factors = architecture.rates(cfg.depth)
+    if any(factor != 1 for factor in factors):
+        multipliers = [m * f for m, f in zip(schedule.factors(cfg.depth), factors, strict=True)]
+        schedule = replace(schedule, multipliers=multipliers)
     if not blueprint.infinite and not blueprint.scaling.is_mean_field:
         schedule = _scaled(schedule, blueprint, architecture)
     if problem.task not in loss.tasks:

@@ -78,9 +78,9 @@ def labels_in_the_noise(experiment: Experiment) -> Iterator[Suspicion]:
         known = math.isfinite(worst.needed())
         least = f"; more from n = {math.ceil(worst.needed())} on" if known else ""
         why = (
-            f"its labels make the neurons of layer {worst.layer} differ by less ({worst.signal:.2g}) than the chance of "
-            f"{int(n)} neurons makes ({worst.noise / math.sqrt(n):.2g}){least}; widths may agree with one another and "
-            "not with the limit (docs/initial_laws.md)"
+            f"its labels make the neurons of layer {worst.layer} differ by less ({worst.signal:.2g}) than the chance "
+            f"of {int(n)} neurons makes ({worst.noise / math.sqrt(n):.2g}){least}; widths may agree with one another "
+            "and not with the limit (docs/initial_laws.md)"
         )
         yield "width", int(n), why
 

@@ -230,6 +230,10 @@ class Architecture(ABC):
         """A group of perturbed limits at step 0."""
         raise NotImplementedError
 
+    def rates(self, depth: int) -> list[float]:
+        """Factors of the learning rates of the L + 1 layers; by default ones."""
+        return [1.0] * depth
+
     def draw(self, blueprint: Blueprint) -> Network:
         """A network of any width at step 0."""
         if blueprint.perturbed:

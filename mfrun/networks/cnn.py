@@ -31,11 +31,15 @@ class ConvArchitecture(AnyWidth):
             and at the output n_L times the remaining pixels. ``filters``: n_{l-1} alone, as the formula of Appendix C
             reads.
         biases: False for a network without.
+        frozen: layers, 1 to L + 1, that keep their initial weights and biases.
+        output_scale: gamma, which multiplies the output. Learning is lazy where it is large, at alpha / gamma^2.
     """
 
     layers: list[Any] = field(default_factory=list)
     normalise: str = "terms"
     biases: bool = True
+    frozen: list[int] = field(default_factory=list)
+    output_scale: float = 1.0
 
     precisions = ("float32", "tf32")
     kind = "convolutions"

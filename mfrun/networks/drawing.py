@@ -11,8 +11,11 @@ They differ in nothing else:
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
+from mfrun.errors import ConfigError
 from mfrun.networks.architecture import Architecture, Blueprint
 from mfrun.networks.drawn import Drawn
 from mfrun.networks.finite import finite
@@ -28,6 +31,34 @@ class AnyWidth(Architecture):
     """An architecture whose networks are drawn alike at every width, from the shapes of their layers."""
 
     unions = True
+    # Keys that an architecture of this kind may have.
+    frozen: Sequence[int] = ()
+    output_scale: float = 1.0
+
+    def rates(self, depth: int) -> list[float]:
+        """Factors of the layers' learning rates: 0 for frozen ones, gamma^2 for the output's.
+
+        With beta' = gamma beta, d yhat / d beta' is what it is without gamma, and beta' moves gamma times as far as
+        beta, which itself moves by gamma times its signal. All other layers see gamma in beta'.
+
+        Raises:
+            ConfigError: no such layer, or a factor that makes no sense.
+        """
+        for l in self.frozen:
+            if not 1 <= l <= depth:
+                raise ConfigError("architecture.frozen", self.frozen, f"the layers are 1 to {depth}")
+        if not 0 < self.output_scale < math.inf:
+            raise ConfigError("architecture.output_scale", self.output_scale, "must be a finite number > 0")
+        factors = [0.0 if l in self.frozen else 1.0 for l in range(1, depth + 1)]
+        factors[-1] *= self.output_scale**2
+        return factors
+
+    def made(self, drawn: Drawn, blueprint: Blueprint) -> Network:
+        """The network that has the arrays, gamma in those of the output."""
+        if self.output_scale != 1.0:
+            drawn.W[-1] = drawn.W[-1] * self.output_scale
+            drawn.b[-1] = drawn.b[-1] * self.output_scale
+        return self.network(drawn, blueprint)
 
     @abstractmethod
     def layers_of(self, blueprint: Blueprint) -> Layers:
@@ -39,22 +70,22 @@ class AnyWidth(Architecture):
 
     def finite(self, blueprint: Blueprint) -> Network:
         widths = self.widths(int(blueprint.width), blueprint.depth)
-        return self.network(finite(blueprint, self.layers_of(blueprint), widths), blueprint)
+        return self.made(finite(blueprint, self.layers_of(blueprint), widths), blueprint)
 
     def limit(self, blueprint: Blueprint) -> Network:
         layers = self.layers_of(blueprint)
         types = discretised(blueprint, layers)
-        sets = self.network(limit(blueprint, layers, types), blueprint)
+        sets = self.made(limit(blueprint, layers, types), blueprint)
         if not blueprint.union:
             return sets
         union = [t.together(blueprint.sets) for t in types]
-        return Several({"": self.network(limit(blueprint, layers, union), blueprint), "sets.": sets})
+        return Several({"": self.made(limit(blueprint, layers, union), blueprint), "sets.": sets})
 
     def stand_in(self, blueprint: Blueprint) -> Network:
         real = self.widths(int(blueprint.width), blueprint.depth)
         drawn = stand_in(blueprint, self.layers_of(blueprint), self.held(blueprint), real)
-        return self.network(drawn, blueprint)
+        return self.made(drawn, blueprint)
 
     def perturbed(self, blueprint: Blueprint) -> Network:
         widths = self.widths(blueprint.predict.width, blueprint.depth)
-        return self.network(perturbed(blueprint, self.layers_of(blueprint), widths), blueprint)
+        return self.made(perturbed(blueprint, self.layers_of(blueprint), widths), blueprint)

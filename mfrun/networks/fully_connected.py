@@ -25,10 +25,14 @@ class DenseArchitecture(AnyWidth):
     Attributes:
         ratios: n_l / n for each hidden layer; empty for n_1 = ... = n_L = n.
         biases: False for the network of Section 2.1.
+        frozen: layers, 1 to L + 1, that keep their initial weights and biases.
+        output_scale: gamma, which multiplies the output. Learning is lazy where it is large, at alpha / gamma^2.
     """
 
     ratios: list[float] = field(default_factory=list)
     biases: bool = True
+    frozen: list[int] = field(default_factory=list)
+    output_scale: float = 1.0
 
     neurons = operations = scalings = True
 

@@ -169,6 +169,7 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
     # The sets alone: in their union the nodes of two rules stand beside one another.
     network, start, depth = whole.parts[-1], experiment.network().parts[-1], experiment.cfg.depth
     init, sets = experiment.blueprint.init, range(network.replicates)
+    scale = float(experiment.cfg.architecture.get("output_scale", 1.0))
 
     def measure(l: int) -> Array:
         return np.stack([network.p[l].probabilities(network.widths[l - 1], s).numpy() for s in sets])
@@ -181,7 +182,7 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
         p = measure(depth - 1)
         if network.p[depth - 1].weights is not None and beta[0].numel() == p.shape[1]:
             moved = [
-                refined(*nodes, lambda u: init.output(torch.from_numpy(init.entries.quantile(u))).numpy())
+                refined(*nodes, lambda u: scale * init.output(torch.from_numpy(init.entries.quantile(u))).numpy())
                 for nodes in _nodes(start, network, depth, p)
             ]
             laws["beta"].append(
