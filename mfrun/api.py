@@ -66,6 +66,24 @@ class Hidden:
     p: Floats
 
 
+@dataclass(frozen=True)
+class LayerKernels:
+    """Kernels of the hidden layers at P samples.
+
+    Attributes:
+        step: of the evaluation.
+        features: (replicates, L, P, P), E_p[a_l(x) a_l(x')] over the neurons of layer l.
+        gradients: (replicates, L, P, P), E_p[D_l(x) D_l(x')], D_l the backward signal of each sample's loss.
+        features_bar, gradients_bar: for n = infinity half-widths of their 95 % intervals, else None.
+    """
+
+    step: int
+    features: Floats
+    gradients: Floats
+    features_bar: Floats | None = None
+    gradients_bar: Floats | None = None
+
+
 class Run:
     """A run on disk, finished or not.
 
@@ -190,6 +208,18 @@ class Run:
         p = network.p[layer]
         rows = [p.probabilities(network.widths[layer - 1], s) for s in range(network.replicates)]
         return Hidden(stacked(ws.h[layer - 1]), stacked(ws.a[layer - 1]), torch.stack(rows).numpy())
+
+    def kernels(self, step: int | None = None) -> LayerKernels:
+        """The kernels of the hidden layers at the fixed samples of ``evaluation.kernels``.
+
+        Args:
+            step: of an evaluation, by default the last.
+
+        Raises:
+            UserError: none were taken, or none at this step.
+        """
+        at = step if step is not None else max(self.directory.kernel_steps(), default=0)
+        return LayerKernels(at, **self.directory.kernels(at))
 
     def _restored(self, step: int | None) -> tuple[Experiment, Network]:
         from mfrun.dynamics.experiment import load_into, restore

@@ -47,6 +47,7 @@ class EvaluationConfig:
     points_per_decade: int = 10
     samples: int = 10000
     test_functions: list[str] = field(default_factory=list)
+    kernels: int = 0
 
 
 @dataclass
@@ -189,7 +190,7 @@ def validated(node: DictConfig) -> Config:
     cfg.width = parse_width(cfg.width)
     cfg.widths = [parse_width(w, "widths") for w in cfg.widths]
     minima = {"depth": 2, "replicates": 1, "batch": 1, "steps": 0, "keep_checkpoints": 0, "perturbed": 0}
-    minima |= {"evaluation.points_per_decade": 1, "evaluation.samples": 1}
+    minima |= {"evaluation.points_per_decade": 1, "evaluation.samples": 1, "evaluation.kernels": 0}
     minima |= {f"seed.{k}": 0 for k in ("init", "data", "eval")}
     for key, least in minima.items():
         value = OmegaConf.select(node, key)

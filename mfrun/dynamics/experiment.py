@@ -151,6 +151,9 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     blueprint.init.look(problem.d, problem.principal)
     named = ("architecture", "neuron", "operation", "scaling")
     architecture.accept(blueprint, {k: getattr(cfg, k)["name"] for k in named} | {"precision": cfg.precision})
+    if cfg.evaluation.kernels and not architecture.layer_kernels:
+        why = f"is for dense layers, not architecture={cfg.architecture['name']}"
+        raise ConfigError("evaluation.kernels", cfg.evaluation.kernels, why)
     factors = architecture.rates(cfg.depth)
     if any(factor != 1 for factor in factors):
         multipliers = [m * f for m, f in zip(schedule.factors(cfg.depth), factors, strict=True)]

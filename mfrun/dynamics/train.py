@@ -13,6 +13,7 @@ from mfrun import __version__
 from mfrun.config import BEFORE, EXECUTION, Config, flatten, width_label
 from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment
+from mfrun.dynamics.kernels import Measured, at_infinity
 from mfrun.errors import ConfigError, Interrupted, UserError
 from mfrun.networks.network import Network
 from mfrun.problems.streams import BLOCK
@@ -78,6 +79,8 @@ class _Loop:
         self.stream = experiment.stream()
         cfg = self.cfg
         self.evaluator = experiment.evaluator()
+        count = cfg.evaluation.kernels
+        self.kernels = Measured(experiment, count) if count else None
         self.grid = grid(cfg.steps, cfg.evaluation.points_per_decade)
         self.kept = kept_steps(self.grid, cfg.keep_checkpoints)
         self.step, self.seconds_before = 0, 0.0
@@ -137,7 +140,13 @@ class _Loop:
 
     def _evaluate(self, progress: Progress) -> None:
         """One row for each replicate, on disk, and the state with it."""
-        columns = self.experiment.over_sets(self.evaluator(self.network))
+        measured = self.evaluator(self.network)
+        if self.kernels is not None:
+            kernels = self.kernels(self.network)
+            measured |= self.kernels.alignment(kernels)
+            arrays = at_infinity(kernels, self.experiment)
+            self.run.save_kernels(self.step, {name: array.float().numpy() for name, array in arrays.items()})
+        columns = self.experiment.over_sets(measured)
         wall = self._seconds()
         rows = [
             {

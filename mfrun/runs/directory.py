@@ -2,6 +2,7 @@
 
     config.yaml                  the resolved configuration
     metrics.csv                  one row an evaluation (and replicate); on disk before training goes on
+    kernels-00001000.npz         kernels of the hidden layers, where evaluation.kernels asks for them
     state-00001000.safetensors   the trained arrays at step 1000
     state-00001000.json          its commit: step, checksum; written last, so that it never names an incomplete file.
                                  The newest two states stay, and those that keep_checkpoints names
@@ -25,7 +26,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ from mfrun.errors import UserError
 from mfrun.files import PARTIAL, appended, load_yaml, locked, plain, replacing, write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from torch import Tensor
 
@@ -157,6 +159,32 @@ class RunDirectory:
             return frame.astype({"step": "int64", "t": "float64", "replicate": "int64"})
         except (ValueError, KeyError) as error:
             raise UserError(f"{file}: not a metrics file of mfrun") from error
+
+    def save_kernels(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write what was measured at a step; on disk before its row is."""
+        import numpy as np
+
+        with replacing(self.path / _kernels(step)) as temporary, temporary.open("wb") as out:
+            np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+
+    def kernels(self, step: int) -> dict[str, np.ndarray]:
+        """What :meth:`save_kernels` has written.
+
+        Raises:
+            UserError: nothing of that step.
+        """
+        import numpy as np
+
+        try:
+            with np.load(self.path / _kernels(step), allow_pickle=False) as file:
+                return dict(file)
+        except (OSError, ValueError) as error:
+            there = ", ".join(map(str, self.kernel_steps())) or "none (evaluation.kernels= asks for them)"
+            raise UserError(f"{self.path}: no kernels of step {step}; there are {there}") from error
+
+    def kernel_steps(self) -> list[int]:
+        """The steps whose kernels are there, in order."""
+        return sorted(int(f.stem.partition("-")[2]) for f in self.path.glob("kernels-*.npz"))
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -336,6 +364,10 @@ def _sha256(file: Path) -> str:
 
 def _state(step: int) -> str:
     return f"state-{step:08d}"
+
+
+def _kernels(step: int) -> str:
+    return f"kernels-{step:08d}.npz"
 
 
 def _kept(commit: Path) -> bool:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from mfrun.config import flatten, width_label
 from mfrun.errors import UserError
 from mfrun.files import plain
-from mfrun.study import predicted, prediction, style
+from mfrun.study import kernels, predicted, prediction, style
 from mfrun.study.convergence import Fit, Study, rms, study, table
 from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, title
 from mfrun.study.horizon import BOOTSTRAPPED
@@ -33,11 +33,26 @@ def main(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     measured.table.to_csv(out / "compare.csv", index=False)
     print(text(measured.studies, measured.steps))
+    _of_kernels(measured, out)
     if args.predict:
         _beside_prediction(measured, args.predict, out)
     style.save(figure(measured.studies), out / f"compare.{args.format}")
     print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
     return 0
+
+
+def _of_kernels(measured: Measured, out: Path) -> None:
+    """What the hidden layers do, where the runs have taken that down."""
+    found = []
+    for setting in list({repr(s.setting): s.setting for s in measured.studies}.values()):
+        one = kernels.compare(alike(measured.curves, setting), setting)
+        if one is not None:
+            found.append(one)
+            print(kernels.text(one))
+    if found:
+        tables = [one.table.assign(step=one.step, **{k: str(v) for k, v in one.setting.items()}) for one in found]
+        pd.concat(tables, ignore_index=True).to_csv(out / "compare_kernels.csv", index=False)
+        print(f"\n{out / 'compare_kernels.csv'}")
 
 
 def _beside_prediction(measured: Measured, folder: str, out: Path) -> None:
