@@ -1,4 +1,5 @@
 from .api import Hidden as Hidden
+from .api import LayerKernels as LayerKernels
 from .api import Prediction as Prediction
 from .api import Run as Run
 from .api import Sweep as Sweep

@@ -198,3 +198,26 @@ def test_the_standard_error_is_that_of_the_samples() -> None:
     others = [experiment("width=6", "replicates=2", f"seed.eval={s}").evaluator()(network) for s in range(1, 61)]
     spread = np.std([o["population_error"] for o in others], axis=0, ddof=1)
     np.testing.assert_allclose(columns["population_error_se"], spread, rtol=0.4)
+
+
+def test_the_standard_error_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """By plot and status where it is asked for, and named by compare as what gaps are free of."""
+    words = [w for w in TASK if not w.startswith("width")]
+    assert here("sweep", *words, *FEW, "widths=[4,inf]", "steps=20", "dir=s") == 0
+    value = pd.read_csv("s/width=4/metrics.csv").iloc[-1]
+    capsys.readouterr()
+    assert here("status", "s") == 0
+    assert "+-" not in capsys.readouterr().out
+    assert here("status", "s", "--se") == 0
+    said = f"{value['population_loss']:.4g} +- {value['population_loss_se']:.1g}"
+    assert said in capsys.readouterr().out
+    for options, expected in (([], False), (["--se"], True)):
+        assert here("plot", "s", *options, "--out=p.svg") == 0
+        assert ("errors of the samples" in Path("p.svg").read_text()) == expected
+    capsys.readouterr()
+    assert here("compare", "s", "--metrics=population_loss") == 0
+    out = capsys.readouterr().out
+    limit = pd.read_csv("s/width=inf/metrics.csv")
+    largest = limit[limit["step"] > 0]["population_loss_se"].max()
+    assert "common to all widths, so that gaps are free of them: the evaluation's samples" in out
+    assert f"to {largest:.2g})" in out

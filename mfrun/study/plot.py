@@ -69,7 +69,8 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             figure = weights.figure(curves, looks, args.steps)
         else:
             figure = _figure(facets, dict(zip(map(id, curves), looks, strict=True)), args)
-        style.legend(figure, colours, {c.width: c.neurons for c in curves}, settings)
+        notes = [SAMPLES] if args.se and not args.weights else []
+        style.legend(figure, colours, {c.width: c.neurons for c in curves}, settings, notes)
         above = args.title or (read_sweep(folder) or {}).get("title")
         if above:
             figure.suptitle(above)
