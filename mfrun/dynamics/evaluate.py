@@ -129,10 +129,15 @@ def over_sets(columns: dict[str, list[float]], sets: int, union: bool = False) -
     means, bars = {}, {}
     for name, values in columns.items():
         every = torch.tensor(values, dtype=torch.float64)
+        if name.endswith("_se"):
+            # It is about the samples, and the same for all of them but for what their curves differ by.
+            unions = len(every) // (sets + union) * union
+            means[name] = every[unions:].view(-1, sets).mean(1).tolist()
+            continue
         mean, bar = of_sets(every, sets, union)
         # What is never negative has no negative value at n = infinity either.
         means[name] = (mean.clamp_min(0.0) if bool((every >= 0).all()) else mean).tolist()
-        if bar is not None and not name.endswith("_se"):
+        if bar is not None:
             bars[f"{name}_bar"] = bar.tolist()
     return means | bars
 

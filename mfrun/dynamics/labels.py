@@ -52,7 +52,7 @@ def effective_types(network: Network, x: Tensor) -> list[float]:
     part.forward(x, ws)
     found = []
     for l, neurons in enumerate(part.widths, 1):
-        a = ws.a[l - 1].view(part.replicates, neurons, -1).double()
+        a = ws.a[l - 1].reshape(part.replicates, neurons, -1).double()
         p = torch.stack([part.p[l].probabilities(neurons, s) for s in range(part.replicates)]).to(a.device)
         weighed = a * p.sqrt().unsqueeze(-1)
         # The smaller of the two Gram matrices has the same traces.

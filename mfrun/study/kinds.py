@@ -11,7 +11,7 @@ from mfrun.dynamics.experiment import Experiment
 from mfrun.dynamics.labels import Labels, effective_types, limit_of, samples_of
 
 # A layer of the limit has collapsed where its neurons are of no more types than this.
-COLLAPSED = 1.0 + 1e-6
+COLLAPSED = 1.0 + 1e-4
 
 
 def effective(experiments: list[Experiment]) -> pd.DataFrame:
