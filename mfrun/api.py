@@ -170,11 +170,7 @@ class Run:
 
         experiment, network = self._restored(step)
         inputs = experiment.problem.inputs(torch.as_tensor(np.asarray(x)))
-        outputs = []
-        for part in torch.split(inputs, CHUNK):
-            ws = network.workspace(len(part), backward=False)
-            outputs.append(network.forward(part, ws).reshape(network.replicates, network.n_out, -1).clone())
-        every = torch.cat(outputs, dim=-1).movedim(-1, -2).double()
+        every = network.outputs(torch.split(inputs, CHUNK)).movedim(-1, -2).double()
         mean, bar = of_sets(every, experiment.sets, experiment.blueprint.union)
         return Prediction(mean.cpu().numpy(), None if bar is None else bar.cpu().numpy())
 
@@ -205,9 +201,7 @@ class Run:
             array = array if network.replicates > 1 else array.unsqueeze(0)
             return array.clone().cpu().numpy()
 
-        p = network.p[layer]
-        rows = [p.probabilities(network.widths[layer - 1], s) for s in range(network.replicates)]
-        return Hidden(stacked(ws.h[layer - 1]), stacked(ws.a[layer - 1]), torch.stack(rows).numpy())
+        return Hidden(stacked(ws.h[layer - 1]), stacked(ws.a[layer - 1]), network.probabilities(layer).numpy())
 
     def kernels(self, step: int | None = None) -> LayerKernels:
         """The kernels of the hidden layers at the fixed samples of ``evaluation.kernels``.

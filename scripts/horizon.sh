@@ -7,14 +7,7 @@ shift 2
 SETTINGS=${*:-mnist4_tau2 mnist4_tau2_N128 mnist4_tau2_data mnist4_tau01 mnist5_tau2 mnist5_tau01 gaussians5_tau3}
 WIDE='100,200,1600,10000,1000000,100000000,10000000000,1000000000000,inf'
 
-sweep() {
-    name=$1
-    shift
-    echo "== $name"
-    again=false
-    [ ! -e "$OUT/$name/sweep.yaml" ] || again=true
-    python -m mfrun sweep threads=1 dir="$OUT/$name" resume=$again replicates=4 "$@"
-}
+. "$(dirname "$0")/resumed.sh"
 
 for setting in $SETTINGS; do
     mnist="dataset=mnist dataset.root=$DATA alpha=0.01"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import curves, here
 from torch import Tensor
+from training import trained
 
 from mfrun.config import validated
 from mfrun.dynamics.evaluate import of_sets
@@ -27,17 +28,6 @@ SMALL = ["alpha=0.05", "batch=20", "evaluation.samples=300"]
 
 def experiment(*words: str) -> Experiment:
     return assemble(validated(compose([*TASK, *SMALL, *words], [])))
-
-
-def trained(e: Experiment, marks: list[int]) -> Tensor:
-    """population_loss at the marks, (networks, marks)."""
-    network, evaluator = e.network(), e.evaluator()
-    steps, k, found = e.steps(network, e.stream()), 0, []
-    for mark in marks:
-        while k < mark:
-            k = steps.advance(k, mark)
-        found.append(torch.tensor(evaluator(network)["population_loss"], dtype=torch.float64))
-    return torch.stack(found, 1)
 
 
 # --- What is drawn.
@@ -184,29 +174,29 @@ def test_finite_networks_fall_onto_the_limit() -> None:
     """The gap of one network falls like n^-1/2 and that of the mean like 1/n, at the start and in training."""
     marks = [0, 30]
     wide = ["particles.first=2048", "particles.inner=1024", "particles.last=1024"]
-    exact, bar = of_sets(trained(experiment("width=inf", *wide), marks), 8, union=True)
+    exact, bar = of_sets(trained(experiment("width=inf", *wide), marks).T, 8, union=True)
     assert bar is not None
     of_one, of_mean = {}, {}
     for n in (20, 320):
-        values = trained(experiment(f"width={n}", "replicates=48"), marks) - exact
+        values = trained(experiment(f"width={n}", "replicates=48"), marks).T - exact
         of_one[n], of_mean[n] = values.square().mean(0).sqrt(), (values.mean(0), values.std(0) / math.sqrt(48))
     assert (of_one[20] / of_one[320] > 2.6).all(), of_one
     mean, error = of_mean[320]
     assert (mean.abs() < 3 * error + bar[0] + 0.1 * of_mean[20][0].abs()).all(), (of_mean, bar)
     # The layers have not collapsed: without the labels it is another limit.
-    other = trained(experiment("width=inf", "init.tau=0", *FEW), marks)[0]
+    other = trained(experiment("width=inf", "init.tau=0", *FEW), marks).T[0]
     assert abs(float(other[1] - exact[0, 1])) > 3 * float(bar[0, 1])
 
 
 def test_stand_ins_need_the_measure_alone() -> None:
     """n = 96 by 48 neurons, without mirrored copies as there is no noise: mean and deviation over 24 starts."""
     marks, S = [0, 30], 24
-    real = trained(experiment("width=96", f"replicates={S}"), marks)
+    real = trained(experiment("width=96", f"replicates={S}"), marks).T
     some = experiment("width=96", "neurons=48", "stand_in.first=256", f"replicates={S}")
     network = some.network()
     assert [W.shape[1] for W in network.W[:-1]] == [256, 48, 48]
     assert len(torch.unique(network.W[1][0].round(decimals=9), dim=0)) == 48
-    stood = trained(some, marks)
+    stood = trained(some, marks).T
     error = ((real.var(0) + stood.var(0)) / S).sqrt()
     assert ((real.mean(0) - stood.mean(0)).abs() / error).max() < 3.5
     assert (real.std(0).log() - stood.std(0).log()).abs().max() < 3.5 * math.sqrt(1 / S)
@@ -279,7 +269,7 @@ def test_signal_and_noise_are_what_networks_show() -> None:
     """Over many networks, the variance of h_2 over its neurons is signal^2 + noise^2 / n."""
     words = ["init.tau=3", "init.tau3=0", "init.noise=0.5", "replicates=400"]
     e = experiment("width=20", *words)
-    found = {one.layer: one for one in labels(e)}
+    found = {one.layer: one for one in labels(e, limit_of(e))}
     assert set(found) == {2, 3}
     network, x = e.network(), samples_of(e)
     ws = network.workspace(len(x), backward=True)
@@ -287,7 +277,8 @@ def test_signal_and_noise_are_what_networks_show() -> None:
     expected = found[2].signal ** 2 + found[2].noise ** 2 / 20
     assert float(ws.h[1].var(1).mean()) == pytest.approx(expected, rel=0.1)
     assert found[2].needed() == pytest.approx((found[2].noise / found[2].signal) ** 2)
-    assert labels(experiment("width=20", "init.tau=0")) == []
+    iid = experiment("width=20", "init.tau=0")
+    assert labels(iid, limit_of(iid)) == []
 
 
 def test_a_width_below_the_noise_is_named(capsys: pytest.CaptureFixture[str]) -> None:

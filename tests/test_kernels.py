@@ -24,7 +24,7 @@ def test_against_numpy_and_autograd() -> None:
     """E_p[a a'] from the outputs of the layer, and D_l = n_l dL/dh_l of each sample's loss."""
     words = [*TASK, "width=7", "replicates=2", "dtype=float64", "init.tau3=0.5", "architecture.ratios=[2,1,1]"]
     e = assemble(validated(compose(words, [])))
-    network, measure = e.network(), Measured(e, 9)
+    network, measure = e.network(), Measured(e, e.evaluator(), 9)
     before = {name: array.clone() for name, array in network.state().items()}
     found = measure(network)
     assert found.features.shape == found.gradients.shape == (2, 3, 9, 9)
@@ -64,7 +64,8 @@ def test_classes_are_aligned_by_their_indicators() -> None:
         "depth=2",
         "evaluation.samples=30",
     ]
-    measure = Measured(assemble(validated(compose(words, []))), 30)
+    e = assemble(validated(compose(words, [])))
+    measure = Measured(e, e.evaluator(), 30)
     assert sorted(measure.labels.sum(0).tolist()) == sorted(np.bincount(y).tolist())
 
 

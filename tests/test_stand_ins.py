@@ -12,7 +12,7 @@ import torch
 from commands import LIMIT, TINY, curves, here, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from training import trained
 
 import mfrun
 from mfrun.config import validated
@@ -35,17 +35,6 @@ def experiment(*words: str) -> Experiment:
 def drawn(e: Experiment, chosen: StandIn, sizes: list[int], widths: list[int]):
     blueprint = dataclasses.replace(e.blueprint, stand_in=chosen, neurons=sizes[-1])
     return stand_in(blueprint, e.architecture.layers_of(blueprint), sizes, widths)
-
-
-def trained(e: Experiment, marks: list[int]) -> Tensor:
-    """population_loss at the marks, (marks, starts)."""
-    network, evaluator = e.network(), e.evaluator()
-    steps, k, found = e.steps(network, e.stream()), 0, []
-    for mark in marks:
-        while k < mark:
-            k = steps.advance(k, mark)
-        found.append(torch.as_tensor(evaluator(network)["population_loss"]).double())
-    return torch.stack(found)
 
 
 # --- What is drawn.

@@ -15,6 +15,7 @@ from commands import curves, here
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from training import trained
 
 from mfrun.config import validated
 from mfrun.dynamics.evaluate import interval, of_sets, over_sets
@@ -32,11 +33,7 @@ def experiment(*words: str) -> Experiment:
 
 def losses(e: Experiment, steps: int) -> list[float]:
     """population_loss of every network after so many steps."""
-    network = e.network()
-    dynamics, k = e.steps(network, e.stream()), 0
-    while k < steps:
-        k = dynamics.advance(k, steps)
-    return e.evaluator()(network)["population_loss"]
+    return trained(e, [steps])[0].tolist()
 
 
 @given(

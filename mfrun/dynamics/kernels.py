@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mfrun.dynamics.evaluate import of_sets
+from mfrun.dynamics.evaluate import Evaluator, of_sets
 from mfrun.dynamics.experiment import Experiment
 from mfrun.networks.network import Network
 from mfrun.problems.tasks import Task
@@ -31,12 +31,12 @@ class Measured:
 
     Args:
         experiment: of the run.
+        evaluator: of the run, whose samples these are.
         count: P, or the split's size where that is smaller.
     """
 
-    def __init__(self, experiment: Experiment, count: int) -> None:
-        evaluated = experiment.evaluator().sets
-        x, y = next(iter(evaluated[list(evaluated)[-1]]))
+    def __init__(self, experiment: Experiment, evaluator: Evaluator, count: int) -> None:
+        x, y = next(iter(list(evaluator.sets.values())[-1]))
         self.x, self.y = x[:count].contiguous(), y[..., :count].contiguous()
         self.loss, self.depth = experiment.loss, experiment.cfg.depth
         if experiment.problem.task is Task.CLASSES:
@@ -44,6 +44,7 @@ class Measured:
         else:
             labels = self.y.T.double()
         self.labels = labels.cpu()
+        self._target = _centred(self.labels @ self.labels.T)
 
     def __call__(self, network: Network) -> Kernels:
         """Those of all stacked networks; their weights stay as they are."""
@@ -63,16 +64,14 @@ class Measured:
     @staticmethod
     def _kernel(part: Network, l: int, values: Tensor) -> Tensor:
         values = values.double().cpu()
-        p = torch.stack([part.p[l].probabilities(values.shape[1], s) for s in range(part.replicates)])
-        return values.mT @ (p.unsqueeze(-1) * values)
+        return values.mT @ (part.probabilities(l).unsqueeze(-1) * values)
 
     def alignment(self, kernels: Kernels) -> dict[str, list[float]]:
         """Columns ``alignment_l``: centred alignment of the feature kernel with the labels' kernel, at most 1."""
-        target = _centred(self.labels @ self.labels.T)
         columns = {}
         for l, K in enumerate(kernels.features.unbind(1), 1):
             K = _centred(K)
-            values = (K * target).sum((-2, -1)) / (K.square().sum((-2, -1)).sqrt() * target.norm())
+            values = (K * self._target).sum((-2, -1)) / (K.square().sum((-2, -1)).sqrt() * self._target.norm())
             columns[f"alignment_{l}"] = values.tolist()
         return columns
 

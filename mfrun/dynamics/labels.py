@@ -53,8 +53,7 @@ def effective_types(network: Network, x: Tensor) -> list[float]:
     found = []
     for l, neurons in enumerate(part.widths, 1):
         a = ws.a[l - 1].reshape(part.replicates, neurons, -1).double()
-        p = torch.stack([part.p[l].probabilities(neurons, s) for s in range(part.replicates)]).to(a.device)
-        weighed = a * p.sqrt().unsqueeze(-1)
+        weighed = a * part.probabilities(l).to(a.device).sqrt().unsqueeze(-1)
         # The smaller of the two Gram matrices has the same traces.
         gram = weighed.mT @ weighed if a.shape[-1] <= neurons else weighed @ weighed.mT
         ratio = gram.diagonal(dim1=-2, dim2=-1).sum(-1) ** 2 / gram.square().sum((-2, -1))
@@ -81,18 +80,20 @@ class Labels:
         return math.inf if self.signal == 0 else (self.noise / self.signal) ** 2
 
 
-def labels(experiment: Experiment) -> list[Labels]:
+def labels(experiment: Experiment, limit: Network | None) -> list[Labels]:
     """Signal and sampling noise of every layer whose weights depend on labels; none for other laws and networks.
 
     A neuron j differs from the others of its layer by sum_i p_i (W_ji - mean over j) a_i(x). In a network of width n
     that sum is over n draws of the neurons below, and off by the deviation of its terms over sqrt(n). Where that is
     larger, the network does not see that its limit's neurons differ. The particles of this limit are draws as well:
     the signal is what two halves of those below agree on.
+
+    Args:
+        experiment: of any width.
+        limit: its :func:`limit_of`.
     """
-    if not experiment.blueprint.init.labelled or not experiment.blueprint.operation.linear:
-        return []
-    network = limit_of(experiment)
-    if not isinstance(network, Dense):
+    init, network = experiment.blueprint.init, limit
+    if not init.labelled or not experiment.blueprint.operation.linear or not isinstance(network, Dense):
         return []
     x = samples_of(experiment)
     ws = network.workspace(len(x), backward=True)
@@ -101,13 +102,13 @@ def labels(experiment: Experiment) -> list[Labels]:
     for l in range(2, len(network.widths) + 1):
         W = network.W[l - 1][0].double()
         a = ws.a[l - 2].view(network.replicates, -1, len(x))[0].double()
-        above, below = (network.p[k].probabilities(network.widths[k - 1]).to(W) for k in (l, l - 1))
+        above, below = (network.probabilities(k)[0].to(W) for k in (l, l - 1))
         # W_ji - mean over j, and p_i a_i.
         apart, pa = W - above @ W, below[:, None] * a
         order = torch.randperm(len(a), generator=generator("halves", l)).to(a.device)
         one, other = (2 * apart[:, half] @ pa[half] for half in (order[::2], order[1::2]))
         terms = above @ (apart.square() @ (pa * a)) - above @ (apart @ pa).square()
-        noise = terms + experiment.blueprint.init.noise**2 * (below @ a.square())
+        noise = terms + init.noise**2 * (below @ a.square())
         signal = float((above @ (one * other)).mean())
         found.append(Labels(l, math.sqrt(max(signal, 0.0)), math.sqrt(float(noise.mean()))))
     return found

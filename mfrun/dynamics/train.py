@@ -80,7 +80,7 @@ class _Loop:
         cfg = self.cfg
         self.evaluator = experiment.evaluator()
         count = cfg.evaluation.kernels
-        self.kernels = Measured(experiment, count) if count else None
+        self.kernels = Measured(experiment, self.evaluator, count) if count else None
         self.grid = grid(cfg.steps, cfg.evaluation.points_per_decade)
         self.kept = kept_steps(self.grid, cfg.keep_checkpoints)
         self.step, self.seconds_before = 0, 0.0

@@ -70,9 +70,9 @@ def labels_in_the_noise(experiment: Experiment) -> Iterator[Suspicion]:
     blueprint, n = experiment.blueprint, experiment.cfg.width
     if not blueprint.init.labelled or math.isinf(n):
         return
-    from mfrun.dynamics.labels import labels
+    from mfrun.dynamics.labels import labels, limit_of
 
-    hidden = [one for one in labels(experiment) if one.needed() > n]
+    hidden = [one for one in labels(experiment, limit_of(experiment)) if one.needed() > n]
     if hidden:
         worst = max(hidden, key=lambda one: one.needed())
         known = math.isfinite(worst.needed())

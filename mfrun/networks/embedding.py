@@ -72,16 +72,16 @@ class Embedding(IID):
         elif self.g not in G:
             own = "or your own package.module:function of (l, labels above, labels below)"
             raise ConfigError("g", self.g, f"one of {', '.join(G)}, {own}")
-        # Labels have mean 0, and an even g of them has not; other scalings than the mean field one are refused.
         self.labelled = self.tau != 0
-        self.zero_mean = self.mu2 == 0 and self.tau == 0
+        # Labels have mean 0, and an even g of them has not; other scalings than the mean field one are refused.
+        self.zero_mean = self.mu2 == 0 and not self.labelled
 
     def coordinates(self, l: int, layers: Layers, neuron: Neuron) -> dict[str, int]:
         found = super().coordinates(l, layers, neuron)
-        return found | {"label": self.m} if self.tau != 0 and l > 1 else found
+        return found | {"label": self.m} if self.labelled and l > 1 else found
 
     def look(self, d: int, principal: Callable[[int], Tensor]) -> None:
-        if self.tau == 0:
+        if not self.labelled:
             return
         if self.m > d:
             raise ConfigError("init.m", self.m, f"labels of more numbers than the {d} inputs have")
@@ -103,7 +103,7 @@ class Embedding(IID):
         self._seen = found / lengths
 
     def labels(self, l: int, x: Mapping[str, Tensor]) -> Tensor | None:
-        if self.tau == 0:
+        if not self.labelled:
             return None
         if l > 1:
             return x["label"]

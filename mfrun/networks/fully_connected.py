@@ -14,6 +14,7 @@ from mfrun.networks.drawing import AnyWidth
 from mfrun.networks.drawn import Drawn, names_of
 from mfrun.networks.init import Layers
 from mfrun.networks.neurons import Bias, Trained
+from mfrun.networks.particles import roles
 from mfrun.registry import register
 
 
@@ -65,7 +66,7 @@ class DenseArchitecture(AnyWidth):
     def _of_the_limit(self, blueprint: Blueprint) -> float:
         """Layers of one or two coordinates are small beside those that take particles."""
         particles, layers = blueprint.particles, self.layers_of(blueprint)
-        budgets = [particles.first, *[particles.inner] * (layers.L - 2), *[particles.last] * (layers.L > 1)]
+        budgets = [getattr(particles, role) for role in roles(layers.L)]
         counts = [sum(names.values()) for names in names_of(blueprint, layers)]
         K = [N if count > 2 or l == 0 else 1 for l, (N, count) in enumerate(zip(budgets, counts, strict=True))]
         outer = K[0] * blueprint.d + K[-1] * blueprint.n_out

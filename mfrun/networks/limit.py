@@ -7,7 +7,7 @@ from torch import Tensor
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.drawn import Drawn, Typed, beside, names_of
 from mfrun.networks.init import Layers
-from mfrun.networks.particles import Types
+from mfrun.networks.particles import Types, roles
 
 
 def discretised(blueprint: Blueprint, layers: Layers) -> list[Types]:
@@ -19,7 +19,7 @@ def discretised(blueprint: Blueprint, layers: Layers) -> list[Types]:
     """
     init, particles = blueprint.init, blueprint.particles
     stack, meta = blueprint.replicates * particles.sets, blueprint.device.type == "meta"
-    named = ["first", *["inner"] * (layers.L - 2), *["last"] * (layers.L > 1)]
+    named = roles(layers.L)
     types = [
         particles.types(init.entries, sum(counts.values()), stack, (blueprint.seed, l), layer=named[l], meta=meta)
         for l, counts in enumerate(names_of(blueprint, layers))

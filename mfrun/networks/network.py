@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from mfrun.networks.measures import Measure
@@ -106,6 +107,18 @@ class Network(ABC, Generic[Ws]):
         like = next(iter(self.state().values()))
         numbers = (2 + backward) * sum(self.widths) + (1 + backward) * self.n_out
         return self.replicates * batch * numbers * like.itemsize
+
+    def outputs(self, inputs: Iterable[Tensor]) -> Tensor:
+        """yhat (S, n_out, samples) over chunks (B, d) of inputs; its own memory."""
+        found = []
+        for x in inputs:
+            yhat = self.forward(x, self.workspace(len(x), backward=False))
+            found.append(yhat.reshape(self.replicates, self.n_out, -1).clone())
+        return torch.cat(found, -1)
+
+    def probabilities(self, l: int) -> Tensor:
+        """p_l of every stacked network, (S, K_l), float64, on the CPU; every row sums to 1."""
+        return torch.stack([self.p[l].probabilities(self.widths[l - 1], s) for s in range(self.replicates)])
 
     @property
     def parts(self) -> list[Network[Any]]:

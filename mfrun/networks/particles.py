@@ -56,12 +56,17 @@ class Types:
         return Measure.uniform(self.count) if self.weights is None else Measure(1.0, self.weights.unsqueeze(-1))
 
 
+def roles(L: int) -> list[str]:
+    """Which count of :class:`Particles` each of the layers 1 .. L takes."""
+    return ["first", *["inner"] * (L - 2), *["last"] * (L > 1)]
+
+
 @dataclass
 class Particles:
     """How n = infinity is discretised.
 
     The particles are split into ``sets`` independent networks that train side by side on the same batches, and their
-    union is one more: its curve is the limit's, the sets' spread is its error bar, and their mean shows its bias.
+    union is one more: the sets' mean, less the bias that the union shows, is the curve, and their spread its error bar.
 
     Attributes:
         first: particles of the first layer, in all sets together.
@@ -111,10 +116,7 @@ class Particles:
     def _types(self, law: Law, m: int, stack: int, seed: tuple[int, ...], layer: str, meta: bool) -> Types:
         if m == 0:
             return Types(torch.zeros((stack, 1, 0), dtype=torch.float64), None)
-        first, budget = (
-            layer == "first",
-            {"first": self.first, "inner": self.inner, "last": self.last}[layer] // self.sets,
-        )
+        first, budget = layer == "first", getattr(self, layer) // self.sets
         exact = len(law.quadrature(2)[0]) ** m if _is_finite(law) else None
         if exact is not None and exact <= budget:
             return replace(_grids([_grid(law, m, 2)] * stack), period=1)

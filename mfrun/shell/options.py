@@ -18,6 +18,24 @@ def _folder(text: str) -> str:
     return text
 
 
+def _folders(p: argparse.ArgumentParser, newest: str) -> None:
+    """Folders of runs, by name or as the newest of a kind."""
+    p.add_argument("paths", nargs="*", type=_folder, metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
+    p.add_argument("--latest", action="store_true", help=f"the newest {newest} below outputs/ (or below a folder)")
+
+
+def _beside_a_prediction(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--predict", type=_folder, metavar="FOLDER", help="lay it beside what `mfrun predict` has said there"
+    )
+
+
+def _table_and_figure(p: argparse.ArgumentParser, name: str, owner: str) -> None:
+    """Where a command writes NAME.csv and its figure: by default in the folder of what it has read."""
+    p.add_argument("--out", metavar="DIR", help=f"folder for {name}.csv and the figure (the {owner}'s own)")
+    p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
+
+
 def plot() -> argparse.ArgumentParser:
     """Those of ``mfrun plot``."""
     p = argparse.ArgumentParser(
@@ -26,8 +44,7 @@ def plot() -> argparse.ArgumentParser:
         "one standard deviation over replicates and seeds. The limit is black and dashed, with its 95 % error band. "
         "Or, with --weights, how the law of the neurons moves in training.",
     )
-    p.add_argument("paths", nargs="*", type=_folder, metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
-    p.add_argument("--latest", action="store_true", help="the newest run or sweep below outputs/ (or below a folder)")
+    _folders(p, "run or sweep")
     p.add_argument("--metrics", help="comma-separated columns of metrics.csv; nonpositive means all of its layers")
     p.add_argument("--weights", action="store_true", help="densities of the weights at the states that were kept")
     p.add_argument("--steps", metavar="K,K,...", help="of --weights: the states; up to four by default")
@@ -58,8 +75,7 @@ def compare() -> argparse.ArgumentParser:
         "the gap over the run, its rate in n, and the horizon, the time at which one network's gap first exceeds a "
         "tolerance.",
     )
-    p.add_argument("paths", nargs="*", type=_folder, metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
-    p.add_argument("--latest", action="store_true", help="the newest sweep below outputs/ (or below a folder)")
+    _folders(p, "sweep")
     p.add_argument("--metrics", help="comma-separated columns of metrics.csv; losses and errors by default")
     p.add_argument(
         "--tolerance",
@@ -70,11 +86,8 @@ def compare() -> argparse.ArgumentParser:
     p.add_argument("--absolute", action="store_true", help="the tolerance is in the metric's own units")
     p.add_argument("--steps", metavar="K,K,...", help="steps at which to list the gap as well; the decades by default")
     p.add_argument("--times", metavar="T,T,...", help="times t at which to list the gap as well")
-    p.add_argument(
-        "--predict", type=_folder, metavar="FOLDER", help="lay it beside what `mfrun predict` has said there"
-    )
-    p.add_argument("--out", metavar="DIR", help="folder for compare.csv and the figure (the sweep's own)")
-    p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
+    _beside_a_prediction(p)
+    _table_and_figure(p, "compare", "sweep")
     return p
 
 
@@ -86,16 +99,12 @@ def ensemble() -> argparse.ArgumentParser:
         "much of what a finite width costs is variance, which averaging wins back, and how much is bias. From the "
         "states that are there.",
     )
-    p.add_argument("paths", nargs="*", type=_folder, metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
-    p.add_argument("--latest", action="store_true", help="the newest sweep below outputs/ (or below a folder)")
+    _folders(p, "sweep")
     p.add_argument("--networks", default="2,4,8", metavar="K,K,...", help="networks in an average (2,4,8)")
     p.add_argument("--step", type=int, metavar="K", help="of the saved states; the last that all runs have by default")
     p.add_argument("--metrics", help="comma-separated columns of metrics.csv; all of the last split by default")
-    p.add_argument(
-        "--predict", type=_folder, metavar="FOLDER", help="lay it beside what `mfrun predict` has said there"
-    )
-    p.add_argument("--out", metavar="DIR", help="folder for ensemble.csv and the figure (the sweep's own)")
-    p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
+    _beside_a_prediction(p)
+    _table_and_figure(p, "ensemble", "sweep")
     return p
 
 
@@ -115,8 +124,7 @@ def statics() -> argparse.ArgumentParser:
     p.add_argument("--draws", type=int, default=32, help="sub-networks for each n (32)")
     p.add_argument("--samples", type=int, default=1000, help="evaluation samples (1000)")
     p.add_argument("--seed", type=int, default=0, help="of the draws (0)")
-    p.add_argument("--out", metavar="DIR", help="folder for statics.csv and the figure (the run's own)")
-    p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
+    _table_and_figure(p, "statics", "run")
     return p
 
 

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfrun.dynamics.evaluate import Evaluator
 from mfrun.dynamics.experiment import Problems, restore
 from mfrun.errors import UserError
 from mfrun.study.curves import Curve, describe, is_limit
@@ -174,29 +173,20 @@ def _limit(curve: Curve, step: int, problems: Problems) -> dict[str, Estimate]:
 
 def _outputs(curve: Curve, step: int, problems: Problems) -> tuple[dict[str, Callable[[Tensor], float]], Tensor]:
     """Outputs (networks, n_out, samples) of a width on the last split, and what each metric makes of one's outputs."""
-    parts, labels = list[Tensor](), list[Tensor]()
-    evaluator: Evaluator | None = None
+    parts = []
     for source in curve.sources:
         experiment, network, _ = restore(source.run, step, problems)
-        evaluator = evaluator or experiment.evaluator()
-        split = list(evaluator.sets)[-1]
-        yhat = []
-        for x, y in evaluator.sets[split]:
-            ws = network.workspace(len(x), backward=False)
-            yhat.append(network.forward(x, ws).reshape(network.replicates, network.n_out, -1).clone())
-            if not parts:
-                labels.append(y)
-        parts.append(torch.cat(yhat, -1))
-    assert evaluator is not None
-    y, measure_all, split = torch.cat(labels, -1), evaluator, list(evaluator.sets)[-1]
-    outputs = torch.cat(parts)
+        evaluator = experiment.evaluator()
+        split, samples = list(evaluator.sets.items())[-1]
+        parts.append(network.outputs(x for x, _ in samples))
+    # All runs are evaluated at the same samples.
+    y, outputs = torch.cat([y for _, y in samples], -1), torch.cat(parts)
     outputs = outputs[outputs.isfinite().all(-1).all(-1)]
-    names = list(measure_all.values(y, outputs[:1]))
 
     def of(name: str) -> Callable[[Tensor], float]:
-        return lambda yhat: float(measure_all.values(y, yhat[None])[name].mean(dtype=torch.float64))
+        return lambda yhat: float(evaluator.values(y, yhat[None])[name].mean(dtype=torch.float64))
 
-    return {f"{split}_{name}": of(name) for name in names}, outputs
+    return {f"{split}_{name}": of(name) for name in evaluator.values(y, outputs[:1])}, outputs
 
 
 def ensembles(metric: Callable[[Tensor], float], outputs: Tensor, sizes: Iterable[int]) -> Ensembles:

@@ -14,12 +14,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mfrun.config import flatten, width_label
 from mfrun.errors import UserError
-from mfrun.files import plain
-from mfrun.study import kernels, predicted, prediction, style
+from mfrun.study import kernels, predicted, style
 from mfrun.study.convergence import Fit, Study, rms, study, table
-from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, title
+from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, settings_of, stood_label, title
 from mfrun.study.horizon import BOOTSTRAPPED
 
 
@@ -61,9 +59,7 @@ def _beside_prediction(measured: Measured, folder: str, out: Path) -> None:
     Raises:
         UserError: the prediction is of another setting.
     """
-    found = prediction.read(Path(folder))
-    for curve in measured.curves:
-        predicted.refuse_another(found, flatten(plain(curve.sources[0].run.config())), folder)
+    found = predicted.of(folder, measured.curves)
     tables = []
     for s in measured.studies:
         print(predicted.beside_text(s, found, measured.steps, folder))
@@ -106,11 +102,8 @@ def measure(args: argparse.Namespace) -> Measured:
         raise UserError(f"--tolerance {args.tolerance}: must be a number > 0")
     curves, folder = load(args.paths, args.latest)
     metrics = choose_metrics(curves, args.metrics)
-    settings = list({repr(c.setting): c.setting for c in curves}.values())
-    # What all settings have in common is no setting of its own.
-    settings = [s for s in settings if not any(s.items() < other.items() for other in settings)] or settings
     studies, skipped = [], []
-    for setting in settings:
+    for setting in settings_of(curves):
         for metric in metrics:
             try:
                 studies.append(study(alike(curves, setting), metric, args.tolerance, args.absolute, setting))
@@ -130,7 +123,7 @@ def text(studies: list[Study], steps: list[int]) -> str:
         where = f" [{describe(s.setting)}]" if s.setting else ""
         last = int(s.gaps[0].differences.index[-1])
         lines.append(f"\n{s.metric}{where}: gap to {what}, steps 1 to {last}; horizon at gap {s.tolerance:.3g}")
-        named = [width_label(g.width) + (f" by {g.neurons}" if g.neurons else "") for g in s.gaps]
+        named = [stood_label(g.width, g.neurons) for g in s.gaps]
         wide = max(6, *map(len, named))
         head = f"{'n':>{wide}} {'gap of mean':>12} {'noise':>9}  {'gap of one':>10} {'horizon t':>10} {'step':>8}"
         lines.append(head + "".join(f" {f'k={k}':>9}" for k in steps))

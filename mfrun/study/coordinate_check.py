@@ -32,7 +32,7 @@ from torch import Tensor
 
 from mfrun import config
 from mfrun.dynamics.experiment import Experiment, Problems, assemble
-from mfrun.dynamics.labels import labels
+from mfrun.dynamics.labels import SAMPLES, labels, limit_of, samples_of
 from mfrun.errors import ConfigError, UserError
 from mfrun.runs.progress import say
 from mfrun.seeds import generator
@@ -43,7 +43,6 @@ from mfrun.study.power_law import PowerLaw, power_law
 
 # What the check trains where the command line says nothing else.
 DEFAULTS = ["widths=[32,64,128,256,512]", "steps=8", "replicates=16", "dtype=float64"]
-SAMPLES = 200
 # Wrong scalings are off by factors n^(1/2) or n: an exponent nearer to 0 than to 1/2 is that of a quantity of order 1.
 TOLERANCE = 0.25
 NAMES = {"h": "pre-activations $h_l$", "a": "outputs $a_l$", "W": "weights $W_l$"}
@@ -87,9 +86,10 @@ def main(argv: list[str]) -> int:
     what = f"scaling={cfg.scaling['name']}, dataset={cfg.dataset['name']}"
     print(f"{what}: RMS over neurons, {SAMPLES} samples, {cfg.replicates} networks and steps 0 to {cfg.steps}")
     print(text(found))
-    spread = kinds.effective(experiments)
+    limit = limit_of(experiments[0])
+    spread = kinds.effective(experiments, limit)
     spread.rename(columns=config.width_label).to_csv(place / "check_types.csv")
-    print("\n" + kinds.text(spread, labels(experiments[0])))
+    print("\n" + kinds.text(spread, labels(experiments[0], limit)))
     _figure(found, f"Coordinate check, {what}", place / "check.png")
     print(f"\n{place / 'check.csv'}\n{place / 'check_types.csv'}\n{place / 'check.png'}")
     return 0 if all(q.verdict in FINE for q in found) else 1
@@ -134,7 +134,7 @@ def measure(experiment: Experiment, train: bool = False) -> Iterator[dict[str, f
     """
     cfg, network = experiment.cfg, experiment.network()
     stream = experiment.stream()
-    x0, _ = next(iter(list(experiment.problem.evaluation(cfg.seed.eval, SAMPLES).values())[-1]))
+    x0 = samples_of(experiment)
     seen, ws = network.workspace(len(x0)), network.workspace(cfg.batch)
     rates = experiment.rates.of_layers(0, cfg.steps)
     units, L = experiment.scaling.factors(network.widths).units, len(network.widths)

@@ -209,6 +209,17 @@ def _stretches(flat: dict[str, Any]) -> bool:
         return False
 
 
+def settings_of(curves: list[Curve]) -> list[dict[str, Any]]:
+    """The settings that there are; what all of several have in common is no setting of its own."""
+    settings = list({repr(c.setting): c.setting for c in curves}.values())
+    return [s for s in settings if not any(s.items() < other.items() for other in settings)] or settings
+
+
+def stood_label(width: float, neurons: int | None) -> str:
+    """A width as a table names it, ``1e6 by 256`` where so many neurons stand for it."""
+    return width_label(width) + (f" by {neurons}" if neurons else "")
+
+
 def alike(curves: list[Curve], setting: dict[str, Any]) -> list[Curve]:
     """The curves of a setting, and those that lack some of its keys, as real networks lack those of stand-ins."""
     return [c for c in curves if all(key in setting and setting[key] == value for key, value in c.setting.items())]

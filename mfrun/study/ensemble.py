@@ -12,13 +12,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mfrun.config import flatten, width_label
 from mfrun.dynamics.experiment import Problems
 from mfrun.errors import UserError
-from mfrun.files import plain
-from mfrun.study import predicted, prediction, style
-from mfrun.study.averages import ALL, Ensembles, Estimate, Study, measure
-from mfrun.study.curves import alike, describe, load, title
+from mfrun.study import predicted, style
+from mfrun.study.averages import ALL, Estimate, Study, measure
+from mfrun.study.curves import alike, describe, load, settings_of, stood_label, title
 from mfrun.study.power_law import PowerLaw, power_law
 
 # Of the parts of a gap.
@@ -29,13 +27,9 @@ def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
     sizes = _sizes(args.networks)
     curves, folder = load(args.paths, args.latest)
-    found = prediction.read(Path(args.predict)) if args.predict else None
-    if found:
-        for curve in curves:
-            predicted.refuse_another(found, flatten(plain(curve.sources[0].run.config())), args.predict)
-    laws = {law.metric: law for law in found.laws} if found else {}
+    laws = {law.metric: law for law in predicted.of(args.predict, curves).laws} if args.predict else {}
     problems, studies = Problems(), list[Study]()
-    for setting in list({repr(c.setting): c.setting for c in curves}.values()):
+    for setting in settings_of(curves):
         studies += measure(alike(curves, setting), setting, args.step, sizes, laws, problems)
     if args.metrics:
         known = list(dict.fromkeys(s.metric for s in studies))
@@ -61,10 +55,6 @@ def _sizes(given: str) -> list[int]:
     if sizes[0] < 1:
         raise UserError(f"--networks {given}: whole numbers from 1 on, as in 2,4,8")
     return [k for k in sizes if k > 1]
-
-
-def _label(e: Ensembles) -> str:
-    return width_label(e.width) + (f" by {e.neurons}" if e.neurons else "")
 
 
 def _named(k: float) -> str:
@@ -94,14 +84,16 @@ def text(s: Study) -> str:
     where = f" [{describe(s.setting)}]" if s.setting else ""
     sizes = sorted({k for e in s.ensembles for k in e.of})
     what = "(no width=inf here)" if s.limit is None else f"as gaps to the limit's {s.limit.value:.4g}"
-    wide = max(6, *(len(_label(e)) for e in s.ensembles))
+    wide = max(6, *(len(stood_label(e.width, e.neurons)) for e in s.ensembles))
     lines = [
         f"\n{s.metric}{where} at step {s.step}, of averages of k networks' outputs, {what}",
         f"{'n':>{wide}} {'nets':>5}" + "".join(f" {_named(k):>17}" for k in sizes) + "  won back by k=inf",
     ]
     for e in s.ensembles:
         shown = [e.of.get(k) if s.limit is None else s.gap(e, k) for k in sizes]
-        line = f"{_label(e):>{wide}} {e.networks:>5}" + "".join(f" {_with_error(v):>17}" for v in shown)
+        line = f"{stood_label(e.width, e.neurons):>{wide}} {e.networks:>5}" + "".join(
+            f" {_with_error(v):>17}" for v in shown
+        )
         won = s.won(e)
         lines.append(line + ("  ?" if won is None else f"  {100 * won.value:.0f} % +- {_percent(won.error)}"))
         if e.predicted:

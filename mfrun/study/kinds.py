@@ -8,17 +8,17 @@ import pandas as pd
 
 from mfrun.config import width_label
 from mfrun.dynamics.experiment import Experiment
-from mfrun.dynamics.labels import Labels, effective_types, limit_of, samples_of
+from mfrun.dynamics.labels import Labels, effective_types, samples_of
+from mfrun.networks.network import Network
 
 # A layer of the limit has collapsed where its neurons are of no more types than this.
 COLLAPSED = 1.0 + 1e-4
 
 
-def effective(experiments: list[Experiment]) -> pd.DataFrame:
+def effective(experiments: list[Experiment], limit: Network | None) -> pd.DataFrame:
     """Effective number of types by hidden layer (rows) and width (columns), the limit's last where there is one."""
     x = samples_of(experiments[0])
     columns: dict[float, list[float]] = {e.cfg.width: effective_types(e.network(), x) for e in experiments}
-    limit = limit_of(experiments[0])
     if limit is not None:
         columns[math.inf] = effective_types(limit, x)
     found = pd.DataFrame(columns)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mfrun.config import width_label
+from mfrun.config import flatten, width_label
 from mfrun.errors import UserError
+from mfrun.files import plain
 from mfrun.study import style
 from mfrun.study.convergence import Gap, Study
-from mfrun.study.curves import title
-from mfrun.study.prediction import Growth, Law, Prediction, horizon
+from mfrun.study.curves import Curve, title
+from mfrun.study.prediction import Growth, Law, Prediction, horizon, read
 
 
 def text(
@@ -179,6 +181,18 @@ def _layers(ax: Axes, found: Prediction) -> None:
 # Keys in which a prediction may differ from the networks that are laid beside it.
 FREE = ("width", "steps", "replicates", "perturbed", "neurons", "keep_checkpoints")
 FREE_GROUPS = ("predict", "particles", "stand_in", "seed", "evaluation.points_per_decade")
+
+
+def of(folder: str, curves: list[Curve]) -> Prediction:
+    """The prediction of a folder.
+
+    Raises:
+        UserError: there is none, or it is of another setting than the curves'.
+    """
+    found = read(Path(folder))
+    for curve in curves:
+        refuse_another(found, flatten(plain(curve.sources[0].run.config())), folder)
+    return found
 
 
 def refuse_another(found: Prediction, keys: dict[str, object], folder: str) -> None:

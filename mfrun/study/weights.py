@@ -172,7 +172,8 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
     scale = float(experiment.cfg.architecture.get("output_scale", 1.0))
 
     def measure(l: int) -> Array:
-        return np.stack([network.p[l].probabilities(network.widths[l - 1], s).numpy() for s in sets])
+        found: Array = network.probabilities(l).numpy()
+        return found
 
     for step in steps:
         load_into(whole, run, step)
