@@ -80,6 +80,45 @@ def test_principal_directions_are_those_of_the_training_set() -> None:
     assert (found[np.arange(3), np.abs(found).argmax(1)] > 0).all()
 
 
+def test_principal_directions_of_patches() -> None:
+    """A filter sees patches, edges with zeros around them; by NumPy from their definition."""
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 256, (60, 5, 6, 2), dtype=np.uint8)
+    np.savez("i.npz", x_train=x, y_train=np.arange(60) % 3, x_test=x[:9], y_test=np.arange(9) % 3)
+    words = ["dataset=arrays", "dataset.path=i.npz", "loss=cross_entropy", "init=embedding", "init.m=3", "threads=1"]
+    layers = "architecture.layers=[{kernel: 3, stride: 2, padding: 1}]"
+    e = assemble(validated(compose([*words, "architecture=cnn", layers, "depth=2", "width=9"], [])))
+    (images,) = [x.numpy().reshape(60, 5, 6, 2) for x, _ in e.problem.evaluation(0, 60)["train"]]
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = [
+        padded[:, i : i + 3, j : j + 3].transpose(0, 3, 1, 2).reshape(60, -1) for i in (0, 2, 4) for j in (0, 2, 4)
+    ]
+    expected = np.linalg.eigh(np.cov(np.concatenate(patches).T, bias=True))[1].T[::-1][:3]
+    found = e.blueprint.init._directions(18).numpy()
+    np.testing.assert_allclose(np.abs(found @ expected.T), np.eye(3), atol=1e-4)
+    assert e.network().W[0].shape == (1, 9, 2, 3, 3)
+
+
+@pytest.mark.parametrize("width", ["8", "inf", "1e6"])
+def test_output_weights_and_biases_tied_to_labels(width: str) -> None:
+    """With mu2 = 0 and g = identity, W_L is a product of label arrays, and the tied ones lie in its column space."""
+    words = [f"width={width}", "neurons=8", "init.tie=[beta,bias]", "init.tau3=0.5", "init.mu2=0", *FEW, "replicates=2"]
+    words += ["init.directions=random", "particles.union=false"]
+    network = experiment(*words).network()
+    for s in range(len(network.W[0])):
+        W1, W2, W3, beta = (W[s].numpy() for W in network.W)
+        below = W1 @ experiment(*words).blueprint.init._directions(6).numpy().T * math.sqrt(6) / math.sqrt(2)
+        np.testing.assert_allclose(network.b[0][s, :, 0].numpy(), 0.5 * below.sum(1) / math.sqrt(2), atol=1e-12)
+        middle = np.linalg.lstsq(below, W2.T, rcond=None)[0].T / math.sqrt(2)
+        np.testing.assert_allclose(network.b[1][s, :, 0].numpy(), 0.5 * middle.sum(1) / math.sqrt(2), atol=1e-9)
+        top = np.linalg.lstsq(middle, W3.T, rcond=None)[0].T / math.sqrt(2)
+        np.testing.assert_allclose(network.b[2][s, :, 0].numpy(), 0.5 * top.sum(1) / math.sqrt(2), atol=1e-9)
+        np.testing.assert_allclose(beta[0], 0.1 * top[:, 0], atol=1e-9)
+    free = experiment(*[w for w in words if "tie" not in w]).network()
+    assert torch.equal(free.W[0], network.W[0]) or width != "8"
+    assert not torch.equal(free.W[-1], network.W[-1])
+
+
 def test_directions_of_ones_own() -> None:
     np.save("v.npy", np.array([[3.0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0]]))
     e = experiment("width=5", "init.directions=v.npy")
@@ -227,8 +266,9 @@ def test_a_sweep_and_what_reads_it() -> None:
     ("words", "said"),
     [
         (["init.m=0"], "init.m=0: must be at least 1"),
-        (["init.m=7"], "init.m=7: labels of more numbers than the 6 inputs have"),
-        (["init.m=7", "init.directions=random"], "init.m=7: labels of more numbers than the 6 inputs have"),
+        (["init.m=7"], "init.m=7: labels of more numbers than the 6 weights of a neuron"),
+        (["init.m=7", "init.directions=random"], "init.m=7: labels of more numbers than the 6 weights of a neuron"),
+        (["init.tie=[theta]"], "init.tie=['theta']: lists beta and bias, or nothing"),
         (["init.g=cosine"], "init.g=cosine: one of identity, erf, tanh, or your own package.module:function"),
         (["init.tau1=0"], "init.tau1=0.0: labels of layer 1 are projections of w"),
         (["init.noise=-1"], "init.noise=-1.0: a standard deviation is a finite number >= 0"),

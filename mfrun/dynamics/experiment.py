@@ -148,9 +148,9 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     if not architecture.unions:
         blueprint = replace(blueprint, particles=replace(blueprint.particles, union=False))
     blueprint = replace(blueprint, d=problem.d, n_out=problem.n_out, image=problem.image)
-    blueprint.init.look(problem.d, problem.principal)
     named = ("architecture", "neuron", "operation", "scaling")
     architecture.accept(blueprint, {k: getattr(cfg, k)["name"] for k in named} | {"precision": cfg.precision})
+    _look(blueprint, architecture, problem)
     if cfg.evaluation.kernels and not architecture.layer_kernels:
         why = f"is for dense layers, not architecture={cfg.architecture['name']}"
         raise ConfigError("evaluation.kernels", cfg.evaluation.kernels, why)
@@ -169,6 +169,18 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
         refuse_unless_it_fits(loss, cfg.loss["name"], problem.task, problem.n_out)
     _try(test_functions, problem)
     return Experiment(cfg, problem, loss, schedule, test_functions, architecture, blueprint)
+
+
+def _look(blueprint: Blueprint, architecture: Architecture, problem: Problem) -> None:
+    """Show the initial law the training inputs, as neurons of layer 1 see them."""
+
+    def seen(x: Tensor) -> Tensor:
+        return architecture.receptive(x, blueprint)
+
+    def principal(m: int) -> Tensor:
+        return problem.principal(m, seen, repr(architecture))
+
+    blueprint.init.look(seen(torch.zeros((1, problem.d))).shape[1], principal)
 
 
 def _blueprint(cfg: Config) -> Blueprint:

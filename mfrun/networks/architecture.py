@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from mfrun.errors import ConfigError
 from mfrun.networks.activations import Activation
@@ -231,6 +232,10 @@ class Architecture(ABC):
     def perturbed(self, blueprint: Blueprint) -> Network:
         """A group of perturbed limits at step 0."""
         raise NotImplementedError
+
+    def receptive(self, x: Tensor, blueprint: Blueprint) -> Tensor:
+        """What neurons of layer 1 see of inputs (samples, d): (rows, weights of a neuron); by default all of each."""
+        return x
 
     def rates(self, depth: int) -> list[float]:
         """Factors of the learning rates of the L + 1 layers; by default ones."""

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+from torch.nn import functional as F
+
 from mfrun.errors import ConfigError
 from mfrun.networks.architecture import Blueprint
-from mfrun.networks.conv import Conv, Convolution
+from mfrun.networks.conv import Conv, Convolution, as_images
 from mfrun.networks.drawing import AnyWidth
 from mfrun.networks.drawn import Drawn
 from mfrun.networks.init import Layers
@@ -112,6 +115,12 @@ class ConvArchitecture(AnyWidth):
     def products(self, blueprint: Blueprint, precision: str) -> Products:
         found = super().products(blueprint, precision)
         return replace(found, library="cuDNN" if blueprint.device.type == "cuda" else "oneDNN")
+
+    def receptive(self, x: Tensor, blueprint: Blueprint) -> Tensor:
+        """Patches under the kernel of layer 1, (samples * pixels, channels * height * width)."""
+        first = self.layers[0]
+        patches = F.unfold(as_images(x, _image(blueprint)), first.kernel, padding=first.pad, stride=first.stride)
+        return patches.mT.flatten(0, 1)
 
     def kernels(self, image: Image) -> list[tuple[int, int]]:
         """The receptive fields of layers 1 .. L + 1; the output's is all that is left of the image."""

@@ -237,7 +237,7 @@ class Conv(Network[ConvWorkspace]):
 
     def _images(self, x: Tensor, s: int) -> Tensor:
         """Network s's inputs (B, d) as (B, channels, height, width), without moving them."""
-        return (x if x.dim() == 2 else x[s]).view(-1, *self.image).permute(0, 3, 1, 2)
+        return as_images(x if x.dim() == 2 else x[s], self.image)
 
     def _forward(self, a: Tensor, s: int, yhat: Tensor) -> list[_Trace]:
         """Network s; ``yhat`` (n_out, B) is written to."""
@@ -303,3 +303,8 @@ class Conv(Network[ConvWorkspace]):
 def _rows(a: Tensor) -> Tensor:
     """(B, n, height, width) as a matrix of B rows, with the channels last."""
     return a.permute(0, 2, 3, 1).reshape(len(a), -1)
+
+
+def as_images(x: Tensor, image: Image) -> Tensor:
+    """Inputs (B, d) as (B, channels, height, width)."""
+    return x.view(-1, *image).permute(0, 3, 1, 2)

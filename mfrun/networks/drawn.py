@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mfrun.networks.architecture import Blueprint
-from mfrun.networks.init import Layers
+from mfrun.networks.init import TIED, Layers
 from mfrun.networks.measures import Measure
 
 
@@ -86,9 +86,13 @@ class Typed:
         return self.neuron.initial(z)
 
     def _given(self, l: int, name: str, wanted: int) -> Tensor:
-        """A copy of coordinates (S, K_{l+1}, wanted); zeros for those without a spread."""
+        """A copy of coordinates (S, K_{l+1}, wanted), drawn or tied to labels; zeros for those without a spread."""
         found = self._coordinates[l].get(name)
-        return self._zeros(l, wanted) if found is None else found.clone()
+        if found is not None:
+            return found.clone()
+        labels = self.init.labels(l + 1, self._coordinates[l]) if name in TIED else None
+        tied = None if labels is None else self.init.tied(name, wanted, labels)
+        return self._zeros(l, wanted) if tied is None else tied
 
     def _zeros(self, l: int, wanted: int) -> Tensor:
         nodes = self.nodes[l]

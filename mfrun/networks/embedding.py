@@ -9,13 +9,17 @@ In layer 1 the label is the projection of the neuron's w on m directions, brough
 the law of the entries. It has to depend on w: with labels that are independent of what their neurons do, every average
 E[u a] is 0 at the start, and the layer stays one neuron. The limit forgets the noise, and with tau = 0 the law is that
 of i.i.d. entries whose deviation is the noise.
+
+Output weights and biases are drawn independently of the labels, or are functions of them (``tie``):
+
+    beta^o_j = mu2 + tau2 u_j[o mod m],    b_j = mu3 + tau3 (u_j[1] + .. + u_j[m]) / sqrt(m).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +27,7 @@ import torch
 from torch import Tensor
 
 from mfrun.errors import ConfigError
-from mfrun.networks.init import IID, Layers
+from mfrun.networks.init import IID, TIED, Layers
 from mfrun.networks.neurons import Neuron
 from mfrun.registry import imported, reason, register
 from mfrun.seeds import generator
@@ -44,9 +48,11 @@ class Embedding(IID):
             K_{l-1}).
         tau: what g is multiplied by; ``tau2`` is the deviation of the output weights alone.
         directions: on which w is projected for the labels of layer 1: ``principal``, those in which the training
-            inputs vary most; ``random``; or a file ``.npy`` with an array (m, d), whose rows are brought to length 1.
+            inputs (in a convolution, their patches) vary most; ``random``; or a file ``.npy`` with an array (m, d),
+            whose rows are brought to length 1.
         directions_seed: of random ones, which are the same for all widths and starts.
         noise: standard deviation of i.i.d. noise on the inner weights.
+        tie: what the label decides, too: ``beta``, ``bias`` or both.
     """
 
     m: int = 8
@@ -55,6 +61,7 @@ class Embedding(IID):
     directions: str = "principal"
     directions_seed: int = 0
     noise: float = 0.0
+    tie: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +74,9 @@ class Embedding(IID):
             raise ConfigError("noise", self.noise, "a standard deviation is a finite number >= 0")
         if self.tau != 0 and self.tau1 == 0:
             raise ConfigError("tau1", self.tau1, "labels of layer 1 are projections of w, which tau1=0 makes 0")
+        for name in self.tie:
+            if name not in TIED:
+                raise ConfigError("tie", self.tie, f"lists {' and '.join(TIED)}, or nothing")
         if ":" in self.g:
             self._own = imported(self.g, "init.g")
         elif self.g not in G:
@@ -78,13 +88,23 @@ class Embedding(IID):
 
     def coordinates(self, l: int, layers: Layers, neuron: Neuron) -> dict[str, int]:
         found = super().coordinates(l, layers, neuron)
-        return found | {"label": self.m} if self.labelled and l > 1 else found
+        if not self.labelled:
+            return found
+        found = {name: count for name, count in found.items() if name not in self.tie}
+        return found | {"label": self.m} if l > 1 else found
 
-    def look(self, d: int, principal: Callable[[int], Tensor]) -> None:
+    def tied(self, name: str, count: int, labels: Tensor) -> Tensor | None:
+        if name not in self.tie:
+            return None
+        if name == "bias":
+            return labels.sum(-1, keepdim=True) / math.sqrt(self.m)
+        return labels[..., torch.arange(count, device=labels.device) % self.m]
+
+    def look(self, fan_in: int, principal: Callable[[int], Tensor]) -> None:
         if not self.labelled:
             return
-        if self.m > d:
-            raise ConfigError("init.m", self.m, f"labels of more numbers than the {d} inputs have")
+        if self.m > fan_in:
+            raise ConfigError("init.m", self.m, f"labels of more numbers than the {fan_in} weights of a neuron")
         if self.directions == "random":
             return
         if self.directions == "principal":
@@ -113,8 +133,6 @@ class Embedding(IID):
     def _directions(self, fan_in: int) -> Tensor:
         """(m, fan_in), with rows of length 1, so that projections of w have variance 1."""
         if self.directions == "random":
-            if self.m > fan_in:
-                raise ConfigError("init.m", self.m, f"labels of more numbers than the {fan_in} weights of a neuron")
             drawn = torch.randn((fan_in, self.m), generator=generator("directions", self.directions_seed)).double()
             return torch.linalg.qr(drawn).Q.T
         assert self._seen is not None, "look() comes before a network is drawn"

@@ -27,7 +27,12 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
     f, S, L = blueprint.scaling.factors(widths), blueprint.replicates, layers.L
     neurons, below = [*widths, layers.n_out], [layers.inputs, *widths]
     streams = [[generator("initial weights", seed, n, r, l) for l in range(L + 1)] for r in range(S)]
-    labels: list[list[Tensor | None]] = [[] for _ in range(S)]
+    labels: list[list[Tensor | None]] = [[None] * L for _ in range(S)]
+
+    def tied(name: str, count: int, l: int, r: int) -> Tensor | None:
+        """Coordinates (n_{l+1}, count) of replicate r that the labels decide."""
+        label = labels[r][l]
+        return None if label is None else init.tied(name, count, label)
 
     def weights(l: int) -> Tensor:
         """W_{l+1} of all replicates; one array at a time is held in float64."""
@@ -38,10 +43,13 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
         for r in range(S):
             one = init.entries.sample(shape, streams[r][l])
             if l < L:
-                labels[r].append(_labels(blueprint, layers, r, l + 1, widths[l], one))
+                labels[r][l] = _labels(blueprint, layers, r, l + 1, widths[l], one)
             if l == 0:
                 one = init.first(one, layers.fan_in, f.deviations[l])
             elif l == L:
+                beta = tied("beta", layers.betas, l - 1, r)
+                if beta is not None:
+                    one = beta.unflatten(-1, (layers.n_out, *layers.kernels[l])).movedim(1, 0).contiguous()
                 one = init.output(one, f.deviations[l])
             else:
                 mean = init.inner(l + 1, labels[r][l], labels[r][l - 1])
@@ -54,7 +62,9 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
     def biases(l: int) -> Tensor:
         # The output's is the average of theta_3 over the n_L neurons of the last layer (Eq. 38).
         shape = (neurons[l], widths[-1] if l == L else 1)
-        draws = torch.stack([init.entries.sample(shape, streams[r][l]).mean(1) for r in range(S)])
+        found = [tied("bias", 1, l, r) if l < L else None for r in range(S)]
+        own = [init.entries.sample(shape, streams[r][l]) if z is None else z for r, z in enumerate(found)]
+        draws = torch.stack([z.mean(1) for z in own])
         if l == L:
             draws.mul_(lumped**-0.5)
         return init.bias(draws, f.bias_deviations[l]).mul_(f.bias_units[l])

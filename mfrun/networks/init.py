@@ -30,6 +30,8 @@ from mfrun.registry import base, find, register
 
 # Coordinates that become arrays of the network; the others serve the labels alone.
 ARRAYS = ("w", "bias", "theta", "beta")
+# Those that may be functions of a label.
+TIED = ("beta", "bias")
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,13 @@ class InitialLaw(ABC):
             (..., K_l, K_{l-1}), or one number for all.
         """
 
-    def look(self, d: int, principal: Callable[[int], Tensor]) -> None:
+    def look(self, fan_in: int, principal: Callable[[int], Tensor]) -> None:
         """See the training inputs, before anything is drawn; by default there is nothing to see.
 
         Args:
-            d: dimension of the inputs.
-            principal: gives the m directions (m, d) in which the inputs vary most, orthonormal, float64.
+            fan_in: weights of a neuron of layer 1.
+            principal: gives the m directions (m, fan_in) in which what such a neuron sees varies most, orthonormal,
+                float64.
 
         Raises:
             ConfigError: what it was to be made of does not fit.
@@ -143,6 +146,19 @@ class InitialLaw(ABC):
 
         Returns:
             (..., K, m).
+        """
+        return None
+
+    def tied(self, name: str, count: int, labels: Tensor) -> Tensor | None:
+        """Coordinates that a neuron's label decides; by default none.
+
+        Args:
+            name: ``bias`` or ``beta``; :meth:`coordinates` leaves those out that are tied.
+            count: how many of them a neuron has.
+            labels: (..., K, m).
+
+        Returns:
+            (..., K, count), of mean 0 and variance 1 over the neurons; None where they are drawn on their own.
         """
         return None
 

@@ -50,25 +50,33 @@ class Problem(ABC):
     def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
         """At most ``samples`` samples of each split, fixed by the seed."""
 
-    def principal(self, m: int) -> Tensor:
-        """The m directions in which the training inputs vary most, (m, d), orthonormal, float64, on the CPU.
+    def principal(self, m: int, seen: Callable[[Tensor], Tensor], name: str) -> Tensor:
+        """The m directions in which the training inputs vary most, (m, size), orthonormal, float64, on the CPU.
 
-        Eigenvectors of the covariance of up to ``SEEN`` inputs, the largest eigenvalue first; the largest component of
-        each is positive.
+        Eigenvectors of the covariance of what is seen of up to ``SEEN`` inputs, the largest eigenvalue first; the
+        largest component of each is positive.
+
+        Args:
+            m: directions.
+            seen: of inputs (samples, d), what a neuron of the first layer gets, (rows, size).
+            name: of ``seen``; what has been asked for once is kept for the other runs on these data.
         """
-        kept: dict[int, Tensor] = self.__dict__.setdefault("_principal", {})
-        if m not in kept:
-            # Slow to import, and most runs do without.
-            from scipy.linalg import eigh
+        kept: dict[tuple[int, str], Tensor] = self.__dict__.setdefault("_principal", {})
+        if (m, name) in kept:
+            return kept[m, name]
+        # Slow to import, and most runs do without.
+        from scipy.linalg import eigh
 
-            samples = next(iter(self.evaluation(0, SEEN).values()))
-            x = torch.cat([x.double().cpu() for x, _ in samples])
-            x -= x.mean(0)
-            _, found = eigh((x.T @ x / len(x)).numpy(), subset_by_index=[self.d - m, self.d - 1])
-            directions = torch.from_numpy(found.T[::-1].copy())
-            signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
-            kept[m] = directions * signs
-        return kept[m]
+        rows, total, products = 0, torch.zeros(()), torch.zeros(())
+        for x, _ in next(iter(self.evaluation(0, SEEN).values())):
+            part = seen(x).double()
+            rows, total, products = rows + len(part), total + part.sum(0).cpu(), products + (part.T @ part).cpu()
+        mean = total / rows
+        size = len(mean)
+        _, found = eigh((products / rows - mean[:, None] * mean).numpy(), subset_by_index=[size - m, size - 1])
+        directions = torch.from_numpy(found.T[::-1].copy())
+        kept[m, name] = directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
+        return kept[m, name]
 
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs (samples, ...) as a data set has them, as a network takes them: (samples, d).
