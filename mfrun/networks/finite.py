@@ -49,7 +49,7 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
             elif l == L:
                 beta = tied("beta", layers.betas, l - 1, r)
                 if beta is not None:
-                    one = beta.unflatten(-1, (layers.n_out, *layers.kernels[l])).movedim(1, 0).contiguous()
+                    one = torch.unflatten(beta, -1, (layers.n_out, *layers.kernels[l])).movedim(1, 0).contiguous()
                 one = init.output(one, f.deviations[l])
             else:
                 mean = init.inner(l + 1, labels[r][l], labels[r][l - 1])
