@@ -5,7 +5,9 @@
 
 Contestants, interleaved, with one fixed batch each:
 
-    ours        forward pass, loss, fused scaled backward pass and update, as mfrun train runs them
+    ours        forward pass, loss, fused scaled backward pass and update, as mfrun train runs them once a run has
+                lasted: small networks from a tape, others step by step
+    by one      the same step by step, at every width
     plain       nn.Linear, autograd and optim.SGD with scaled rates, as one would write it
     plain 1DNN  the same with torch's products sent to oneDNN, the other route that torch has
     compiled    the same under torch.compile (--compile; needs a C++ compiler and half a minute a shape)
@@ -13,6 +15,7 @@ Contestants, interleaved, with one fixed batch each:
     floor       the step's matrix products alone, each by its fastest route; or the bytes of its weights over the
                 bandwidth of the memory, where that takes longer
     8 nets      ours with eight replicates side by side, time for each network (up to width 200)
+    8 jax       the same by jax: the scan's step mapped over eight networks
     8 floor     the same products for eight networks, time for each network
 
 Every contestant is first checked to make the same update. Reports medians in ms and ratios, and writes them as CSV.
@@ -21,6 +24,7 @@ Every contestant is first checked to make the same update. Reports medians in ms
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import time
@@ -33,7 +37,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pandas as pd
 import torch
 from contestants import JaxScan, Plain, bandwidth, floor, plain_step
+from torch import Tensor
 
+from mfrun.dynamics.experiment import SMALL_STEP
+from mfrun.dynamics.schedules import Constant, Rates
+from mfrun.dynamics.steps import Eager, Steps
+from mfrun.dynamics.tape import NotRecordable
+from mfrun.dynamics.taped import Taped
 from mfrun.networks.activations import ReLU
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.dense import Dense
@@ -41,6 +51,7 @@ from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.init import IID
 from mfrun.networks.products import arrange
 from mfrun.problems.losses import CrossEntropy
+from mfrun.problems.streams import BLOCK, Batch, Stream
 
 B, CLASSES, ALPHA = 100, 10, 0.01
 SHAPES = ((32, 4), (784, 3), (3072, 3))
@@ -51,9 +62,29 @@ RATIOS = (
     ("plain 1DNN", "ours"),
     ("compiled", "ours"),
     ("ours", "jax"),
+    ("by one", "ours"),
     ("ours", "8 nets"),
+    ("8 nets", "8 jax"),
     ("8 nets", "8 floor"),
 )
+
+
+class Same(Stream):
+    """One batch at every step."""
+
+    nbytes = 0
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self._batch = x, y
+
+    def batch(self, k: int) -> Batch:
+        return self._batch
+
+    def load(self, block: int) -> None:
+        return
+
+    def at(self, i: Tensor) -> Batch:
+        return self._batch
 
 
 def main() -> None:
@@ -96,13 +127,13 @@ def measure(d: int, L: int, n: int, rounds: int, compiled: bool, copy: float) ->
         net.products = products
         return net
 
-    def ours(net: Dense) -> Callable[[], None]:
-        ws, rates, loss = net.workspace(B), [ALPHA / B] * (L + 1), CrossEntropy()
-
-        def step() -> None:
-            net.descend(x, loss.gradient(y, net.forward(x, ws)), rates, ws)
-
-        return step
+    def ours(net: Dense, taped: bool) -> Callable[[], None]:
+        given = (net, Same(x, y), CrossEntropy(), Rates(Constant(), ALPHA, BLOCK, L + 1), B)
+        steps: Steps = Eager(*given)
+        if taped and flops / 2 <= SMALL_STEP:
+            with contextlib.suppress(NotRecordable):
+                steps = Taped(*given)
+        return lambda: steps.advance(0, calls)
 
     def repeated(step: Callable[[], object], products: str = setting) -> Callable[[], None]:
         def steps() -> None:
@@ -115,7 +146,8 @@ def measure(d: int, L: int, n: int, rounds: int, compiled: bool, copy: float) ->
     net = network(1)
     models = {name: Plain(net) for name in ("plain", "plain 1DNN", *(("compiled",) if compiled else ()))}
     contestants = {
-        "ours": repeated(ours(net)),
+        "ours": ours(net, True),
+        "by one": ours(network(1), False),
         "floor": repeated(floor(net, x)),
         "plain": repeated(plain_step(models["plain"], models["plain"].optimizer(ALPHA), x, y), "ieee"),
         "plain 1DNN": repeated(plain_step(models["plain 1DNN"], models["plain 1DNN"].optimizer(ALPHA), x, y), "bf16"),
@@ -129,7 +161,9 @@ def measure(d: int, L: int, n: int, rounds: int, compiled: bool, copy: float) ->
         jax = None
     if n <= 200:
         eight = network(8)
-        contestants["8 nets"] = repeated(ours(eight))
+        contestants["8 nets"] = ours(eight, True)
+        if jax is not None:
+            contestants["8 jax"] = JaxScan(eight, x, y, ALPHA, calls)
         floors = [floor(eight.member(s), x) for s in range(8)]
         contestants["8 floor"] = repeated(lambda: [one() for one in floors])
 
@@ -150,7 +184,7 @@ def measure(d: int, L: int, n: int, rounds: int, compiled: bool, copy: float) ->
     # Every weight is read by the forward pass and by the backward pass, read and written by the update.
     memory = 1e3 * 4 * sum(w.nbytes for w in net.W) / copy if 4 * sum(w.nbytes for w in net.W) > 2**27 else 0.0
     medians["floor"] = max(medians["floor"], memory)
-    for name in ("8 nets", "8 floor"):
+    for name in ("8 nets", "8 floor", "8 jax"):
         if name in medians:
             medians[name] /= 8
     return {"library": products.library, **medians}

@@ -58,7 +58,7 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y:
 
 
 class JaxScan:
-    """A jitted lax.scan over ``length`` steps of one batch, weights donated.
+    """A jitted lax.scan over ``length`` steps of one batch, weights donated; mapped over the networks of a stack.
 
     Raises:
         ImportError: JAX is not installed.
@@ -70,9 +70,10 @@ class JaxScan:
 
         assert net.b is not None
         self._jax = jax
+        stacked = net.replicates > 1
         self.weights = [
-            (jnp.asarray(W[0].numpy().copy()), jnp.asarray(b[0].numpy().copy()))
-            for W, b in zip(net.W, net.b, strict=True)
+            tuple(jnp.asarray((v if stacked else v[0]).numpy().copy()) for v in pair)
+            for pair in zip(net.W, net.b, strict=True)
         ]
         scale = [1.0, *(1.0 / n for n in net.widths), 1.0]
         inputs, target, rate = jnp.asarray(x.numpy().T), jax.nn.one_hot(y.numpy(), net.n_out).T, alpha / len(x)
@@ -92,7 +93,10 @@ class JaxScan:
                     D = jnp.where(h[l - 1] > 0, scale[l + 1] * (W.T @ D), 0)
             return moved, None
 
-        self._run = jax.jit(lambda weights: jax.lax.scan(step, weights, None, length=length)[0], donate_argnums=0)
+        def scan(weights):
+            return jax.lax.scan(step, weights, None, length=length)[0]
+
+        self._run = jax.jit(jax.vmap(scan) if stacked else scan, donate_argnums=0)
 
     def __call__(self) -> None:
         """All steps of the scan."""

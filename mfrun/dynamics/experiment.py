@@ -15,7 +15,7 @@ from torch import Tensor
 from mfrun.config import Config, validated
 from mfrun.dynamics.evaluate import Evaluator, over_sets
 from mfrun.dynamics.schedules import Rates, Schedule
-from mfrun.dynamics.steps import Eager, Graphed, Steps
+from mfrun.dynamics.steps import Eager, Graphed, Lasting, Steps
 from mfrun.errors import ConfigError, UserError
 from mfrun.networks.architecture import Architecture, Blueprint, Perturbations, StandIn
 from mfrun.networks.network import Network
@@ -31,6 +31,9 @@ from mfrun.seeds import entropy
 
 TestFunction = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+# Multiplications of a step up to which a tape makes it faster.
+SMALL_STEP = 100e6
 
 
 @dataclass
@@ -99,8 +102,17 @@ class Experiment:
 
     def steps(self, network: Network, stream: Stream) -> Steps:
         """The steps of SGD, as they are fastest on the run's device."""
-        kind = Graphed if self.device.type == "cuda" else Eager
+        kind = Graphed if self.device.type == "cuda" else Lasting if self._small() else Eager
         return kind(network, stream, self.loss, self.rates, self.cfg.batch)
+
+    def _small(self) -> bool:
+        """Whether Python is a considerable part of a step, and a step is known to depend on its arrays alone."""
+        blueprint, cfg = self.blueprint, self.cfg
+        multiplications = 3 * cfg.batch * self.architecture.multiplications(blueprint)
+        parts = (cfg.architecture, cfg.activation, cfg.neuron, cfg.operation, cfg.loss, cfg.dataset)
+        ours = not any(":" in part["name"] for part in parts)
+        exact = blueprint.dtype == torch.float32 and cfg.precision == "float32"
+        return ours and exact and self.architecture.taped and not blueprint.infinite and multiplications <= SMALL_STEP
 
     def evaluator(self, samples: int | None = None) -> Evaluator:
         """The metrics of the run, over the samples that it is evaluated at, or over so many in each split."""

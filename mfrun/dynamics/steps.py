@@ -1,4 +1,4 @@
-"""SGD steps from one point of a run to another: one by one on a CPU, as a CUDA graph on a GPU."""
+"""SGD steps from one point of a run to another: one by one or from a tape on a CPU, as a CUDA graph on a GPU."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Steps(ABC):
         """
         if k // BLOCK != self._block:
             self._block = k // BLOCK
-            self._enter(self._block)
+            self.enter(self._block)
         return self._advance(k, end)
 
     @abstractmethod
-    def _enter(self, block: int) -> None:
+    def enter(self, block: int) -> None:
         """Prepare the rates (and samples) of a block."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Steps(ABC):
 class Eager(Steps):
     """Step by step, called from Python."""
 
-    def _enter(self, block: int) -> None:
+    def enter(self, block: int) -> None:
         # The mean over the batch is taken here.
         self.rows = [[r / self.batch for r in row] for row in self.rates.of_layers(block * BLOCK, BLOCK)]
 
@@ -73,6 +73,43 @@ class Eager(Steps):
         return k
 
 
+class Lasting(Eager):
+    """Step by step at first, and from a tape (:mod:`mfrun.dynamics.taped`) once a run of a small network has lasted.
+
+    What a step does depends on its number alone, so that a run that goes on, or on for longer, is the run it would have
+    been; and one of few steps does not wait for a compiler.
+    """
+
+    # Preparing a tape takes as long as it saves in some thousand steps.
+    LONG: ClassVar[int] = 20 * BLOCK
+
+    def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
+        super().__init__(network, stream, loss, rates, batch)
+        self._later: Steps | None = None
+        self._asked = False
+
+    def advance(self, k: int, end: int) -> int:
+        if k >= self.LONG and not self._asked:
+            self._asked, self._later = True, self._taped()
+        if self._later is None:
+            return super().advance(k, end)
+        k = self._later.advance(k, end)
+        self.yhat = self._later.yhat
+        return k
+
+    def _taped(self) -> Steps | None:
+        """None where there is no compiler, or a step cannot be recorded."""
+        try:
+            from mfrun.dynamics.tape import NotRecordable
+            from mfrun.dynamics.taped import Taped
+        except (ImportError, RuntimeError):
+            return None
+        try:
+            return Taped(self.network, self.stream, self.loss, self.rates, self.batch)
+        except NotRecordable:
+            return None
+
+
 class Counted(Steps):
     """Steps that find their samples and their rate by a counter on the device, so that they are all alike."""
 
@@ -82,11 +119,11 @@ class Counted(Steps):
         self.i = torch.zeros(1, dtype=torch.int64, device=like.device)
         self.common = torch.zeros(BLOCK, dtype=like.dtype, device=like.device)
 
-    def _enter(self, block: int) -> None:
+    def enter(self, block: int) -> None:
         self.stream.load(block)
         self.common.copy_(torch.from_numpy(self.rates.common(block * BLOCK, BLOCK) / self.batch))
 
-    def _step(self) -> None:
+    def step(self) -> None:
         x, y = self.stream.at(self.i)
         self.yhat = self.network.forward(x, self.ws)
         # All signals are proportional to this one, so that the rate can enter here.
@@ -97,7 +134,7 @@ class Counted(Steps):
     def _advance(self, k: int, end: int) -> int:
         self.i.fill_(k % BLOCK)
         for _ in range(end - k):
-            self._step()
+            self.step()
         return end
 
 
@@ -118,7 +155,7 @@ class Graphed(Counted):
         before = {name: array.clone() for name, array in self.network.state().items()}
         self.i.zero_()
         for _ in range(3):
-            self._step()
+            self.step()
         self.network.load(before)
         with self._recording:
             for count in (1, self.LONG):
@@ -126,7 +163,7 @@ class Graphed(Counted):
                 stream = torch.cuda.current_stream() if torch.cuda.current_stream().cuda_stream else None
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     for _ in range(count):
-                        self._step()
+                        self.step()
                 self._graphs[count] = graph
 
     def _advance(self, k: int, end: int) -> int:
@@ -141,5 +178,5 @@ class Graphed(Counted):
         if end % BLOCK == 0 and end < self.rates.steps:
             # The next samples are drawn while the device works on these.
             self._block = end // BLOCK
-            self._enter(self._block)
+            self.enter(self._block)
         return end

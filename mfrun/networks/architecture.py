@@ -191,6 +191,7 @@ class Architecture(ABC):
         operations: whether it takes other local operations than ``operation=product``.
         unions: whether its limit consists of the union of the particle sets and the sets, not of the sets alone.
         scalings: whether it takes other scalings than ``scaling=mean_field``.
+        taped: whether a step of a small network may be recorded and replayed.
         layer_kernels: whether ``evaluation.kernels`` can be taken of its layers.
         precisions: values of ``precision=`` that it takes.
         kind: what its layers are called in a message.
@@ -200,6 +201,7 @@ class Architecture(ABC):
     operations: ClassVar[bool] = False
     scalings: ClassVar[bool] = False
     unions: ClassVar[bool] = False
+    taped: ClassVar[bool] = False
     layer_kernels: ClassVar[bool] = False
     precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32", "bf16")
     kind: ClassVar[str] = "layers"

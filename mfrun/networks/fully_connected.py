@@ -35,7 +35,7 @@ class DenseArchitecture(AnyWidth):
     frozen: list[int] = field(default_factory=list)
     output_scale: float = 1.0
 
-    neurons = operations = scalings = layer_kernels = True
+    neurons = operations = scalings = layer_kernels = taped = True
 
     def __post_init__(self) -> None:
         if any(not (math.isfinite(r) and r > 0) for r in self.ratios):

@@ -102,6 +102,10 @@ class Network(ABC, Generic[Ws]):
             found.append(p.mean((h - mean).square()).sum(-1))
         return found
 
+    def member(self, s: int) -> Network[Ws]:
+        """One of the S networks; it shares this one's memory. Kinds that are taped have it."""
+        raise NotImplementedError
+
     def workspace_bytes(self, batch: int, backward: bool = True) -> int:
         """Memory of a :meth:`workspace` at its peak: by default h, a and D of every neuron."""
         like = next(iter(self.state().values()))

@@ -38,11 +38,13 @@ class Products:
         bf16: round both factors to bfloat16 first, and add up in float32, as the hardware units for it do.
         tf32: let a GPU round both factors to 10 bits after the point.
         library: that serves the large ones, for the log.
+        direct: whether BLAS is called directly for the small ones, past torch, so that torch does not see them.
     """
 
     bf16: bool = False
     tf32: bool = False
     library: str = "torch"
+    direct: bool = True
 
     def prepare(self, out: Tensor, A: Tensor, B: Tensor, start: Tensor | None = None) -> Prepared:
         """A function of alpha that writes start + alpha A B into ``out``.
@@ -56,7 +58,7 @@ class Products:
         if self.bf16:
             return _rounded(out, A, B, start)
         # torch shares the members of a stack out among its threads.
-        if out.device.type == "cpu" and out.dim() == 2 and out.numel() * A.shape[1] <= SMALL:
+        if self.direct and out.device.type == "cpu" and out.dim() == 2 and out.numel() * A.shape[1] <= SMALL:
             return _blas(out, A, B, start)
         return _torch(out, A, B, start)
 

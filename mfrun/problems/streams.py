@@ -28,7 +28,11 @@ class Stream(ABC):
 
     @abstractmethod
     def load(self, block: int) -> None:
-        """Prepare the steps of a block; on a GPU in the memory that the block before it had."""
+        """Prepare the steps of a block, in the memory that the block before it had."""
+
+    def member(self, s: int) -> Stream:
+        """What the s-th of the stacked networks sees."""
+        return self
 
     @property
     @abstractmethod
@@ -58,7 +62,7 @@ class BlockStream(Stream):
         if block == self._block:
             return
         parts = self._draw(block)
-        if self._parts and self.device.type == "cuda":
+        if self._parts:
             for old, new in zip(self._parts, parts, strict=True):
                 old.copy_(new)
         else:
@@ -171,6 +175,9 @@ class Parallel(Stream):
 
     def batch(self, k: int) -> Batch:
         return self._stack([s.batch(k) for s in self.streams])
+
+    def member(self, s: int) -> Stream:
+        return self.streams[self.chosen[s]]
 
     def load(self, block: int) -> None:
         for s in self.streams:

@@ -1,0 +1,79 @@
+"""Steps of small networks from a tape."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+
+from mfrun.dynamics.schedules import Rates
+from mfrun.dynamics.steps import Counted, Steps
+from mfrun.dynamics.tape import NotRecordable, Tape, record
+from mfrun.networks.network import Network
+from mfrun.problems.losses import Loss
+from mfrun.problems.streams import BLOCK, Stream
+
+# Multiplications, and numbers in a sum, up to which a product of stacked networks is made on one core, since there are
+# other networks for the others. Long inputs are read once by torch for all networks together.
+STACKED = (40e6, 1024)
+
+
+class Taped(Steps):
+    """Recorded once, and replayed by one compiled call for all steps up to the next stop.
+
+    Stacked networks do not know each other, so each has a tape of its own, and as many run at the same time as there
+    are threads.
+
+    Raises:
+        NotRecordable: a step cannot be recorded or does something else when it is replayed, or there is a part of it
+            that is torch's, which does it better for all stacked networks together.
+    """
+
+    def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
+        super().__init__(network, stream, loss, rates, batch)
+        members = [part.member(s) for part in network.parts for s in range(part.replicates)]
+        for one in members:
+            one.products = replace(one.products, direct=False)
+        self.lanes = [Counted(one, stream.member(s), loss, rates, batch) for s, one in enumerate(members)]
+        self.tapes = self._recorded()
+        compiled = all(tape.compiled for tape in self.tapes)
+        if len(self.lanes) > 1 and not compiled:
+            raise NotRecordable("torch does some of it better for all stacked networks together")
+        together = min(torch.get_num_threads(), len(self.lanes))
+        self._pool = ThreadPoolExecutor(together) if together > 1 else None
+
+    def _recorded(self) -> list[Tape]:
+        """The tapes, held to two steps by torch; both move the weights, and they are put back."""
+        state, tapes = self.network.state(), []
+        start = {name: array.clone() for name, array in state.items()}
+        try:
+            self.enter(0)
+            for lane in self.lanes:
+                tapes.append(record(lane.step, *(STACKED if len(self.lanes) > 1 else ())))
+                lane.step()
+            moved = {name: array.clone() for name, array in state.items()}
+            self.network.load(start)
+            for lane, tape in zip(self.lanes, tapes, strict=True):
+                lane.i.zero_()
+                tape.replay(2)
+            for name, array in state.items():
+                if not torch.allclose(array, moved[name], rtol=1e-4, atol=1e-5 * float(moved[name].abs().max())):
+                    raise NotRecordable(f"{name} goes elsewhere")
+        finally:
+            self.network.load(start)
+        return tapes
+
+    def enter(self, block: int) -> None:
+        for lane in self.lanes:
+            lane.enter(block)
+
+    def _advance(self, k: int, end: int) -> int:
+        def one(s: int) -> None:
+            self.lanes[s].i.fill_(k % BLOCK)
+            self.tapes[s].replay(end - k)
+
+        # A block of a small network is over in less than a second, so that signals can wait for it.
+        list((self._pool.map if self._pool else map)(one, range(len(self.lanes))))
+        self.yhat = torch.stack([lane.yhat for lane in self.lanes])
+        return end
