@@ -55,6 +55,8 @@ COMPILED = [
     ["architecture.biases=false"],
     ["schedule=power", "schedule.p=0.4", "schedule.multipliers=[1,0.5,2,1]"],
     ["width=1e5", "neurons=8"],
+    ["width=inf", "particles.first=256", "init.tau3=0.2"],
+    ["perturbed=1", "width=inf", "predict.first=32", "activation=tanh"],
     ["replicates=2", "replicate_data=independent"],
     ["architecture.frozen=[1,4]", "architecture.ratios=[1,2,0.5]"],
     ["scaling=ntk", "init.mu2=0", "init.tau2=1", "alpha=0.1"],
@@ -96,7 +98,7 @@ def test_a_tape_does_what_torch_does(words: list[str]) -> None:
 
 def test_stacked_networks_with_long_inputs_stay_with_torch() -> None:
     e = experiment("dataset.d=2000", "replicates=2")
-    with pytest.raises(NotRecordable, match="together"):
+    with pytest.raises(NotRecordable, match="long inputs"):
         Taped(e.network(), e.stream(), e.loss, e.rates, e.cfg.batch)
 
 
@@ -136,7 +138,8 @@ def test_which_runs_have_one() -> None:
 
     assert kind() is Lasting
     assert kind("activation.name=torch.nn.functional:mish") is Eager
-    assert kind("width=inf", "particles.first=64") is Eager
+    assert kind("width=inf", "particles.first=64") is Lasting
+    assert kind("dataset.d=784", "width=inf") is Eager
     assert kind("dtype=float64") is Eager
     assert kind("precision=bf16") is Eager
     assert kind("width=500", "batch=100") is Eager
@@ -204,7 +207,7 @@ def test_softmax(shape: tuple[int, int], size: float, seed: int) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * size
     out = torch.empty_like(x)
     done(Instruction(replay.SOFTMAX, out, x, None, shape))
-    torch.testing.assert_close(out.double(), x.double().softmax(0), rtol=2e-6, atol=1e-37)
+    torch.testing.assert_close(out.double(), x.double().softmax(0), rtol=1e-5, atol=1e-37)
     x[0, 0] = float("nan")
     done(Instruction(replay.SOFTMAX, out, x, None, shape))
     assert bool(out[:, 0].isnan().all())

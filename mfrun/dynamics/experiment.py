@@ -112,7 +112,7 @@ class Experiment:
         parts = (cfg.architecture, cfg.activation, cfg.neuron, cfg.operation, cfg.loss, cfg.dataset)
         ours = not any(":" in part["name"] for part in parts)
         exact = blueprint.dtype == torch.float32 and cfg.precision == "float32"
-        return ours and exact and self.architecture.taped and not blueprint.infinite and multiplications <= SMALL_STEP
+        return ours and exact and self.architecture.taped and multiplications <= SMALL_STEP
 
     def evaluator(self, samples: int | None = None) -> Evaluator:
         """The metrics of the run, over the samples that it is evaluated at, or over so many in each split."""

@@ -9,7 +9,6 @@ that it does not know, and a product that is large, is asked of torch again at e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,7 +107,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Does what is asked of torch, and writes it down."""
 
     largest: float
-    longest: float
     recorded: list[Instruction | Call] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
 
@@ -143,21 +141,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _large(self, out: Tensor, A: Tensor) -> bool:
         m, n, k = *out.shape[-2:], A.shape[-1]
-        return m * n * k > self.largest or k > self.longest
+        return m * n * k > self.largest
 
 
-def record(step: Callable[[], object], largest: float = SMALL, longest: float = math.inf) -> Tape:
+def record(step: Callable[[], object], largest: float = SMALL) -> Tape:
     """Do a step and write it down.
 
     Args:
         step: what to do.
         largest: multiplications up to which a product is not left to torch.
-        longest: numbers in a sum of the product likewise.
 
     Raises:
         NotRecordable: it depends on values that it reads.
     """
-    recorder = _Recorder(largest, longest)
+    recorder = _Recorder(largest)
     with recorder:
         step()
     return Tape(recorder.recorded, recorder.kept)

@@ -11,12 +11,13 @@ from mfrun.dynamics.schedules import Rates
 from mfrun.dynamics.steps import Counted, Steps
 from mfrun.dynamics.tape import NotRecordable, Tape, record
 from mfrun.networks.network import Network
+from mfrun.networks.products import SMALL
 from mfrun.problems.losses import Loss
 from mfrun.problems.streams import BLOCK, Stream
 
-# Multiplications, and numbers in a sum, up to which a product of stacked networks is made on one core, since there are
-# other networks for the others. Long inputs are read once by torch for all networks together.
-STACKED = (40e6, 1024)
+# Multiplications up to which a product of stacked networks is made on one core, since there are other networks for the
+# others, and inputs up to which they are; longer ones torch reads once for all networks together.
+STACKED, INPUTS = 40e6, 1024
 
 
 class Taped(Steps):
@@ -26,12 +27,14 @@ class Taped(Steps):
     are threads.
 
     Raises:
-        NotRecordable: a step cannot be recorded or does something else when it is replayed, or there is a part of it
-            that is torch's, which does it better for all stacked networks together.
+        NotRecordable: a step cannot be recorded or does something else when it is replayed, or torch does better for
+            all stacked networks together.
     """
 
     def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
         super().__init__(network, stream, loss, rates, batch)
+        if network.replicates > 1 and network.d > INPUTS:
+            raise NotRecordable("long inputs of stacked networks")
         members = [part.member(s) for part in network.parts for s in range(part.replicates)]
         for one in members:
             one.products = replace(one.products, direct=False)
@@ -39,7 +42,7 @@ class Taped(Steps):
         self.tapes = self._recorded()
         compiled = all(tape.compiled for tape in self.tapes)
         if len(self.lanes) > 1 and not compiled:
-            raise NotRecordable("torch does some of it better for all stacked networks together")
+            raise NotRecordable("some of it is torch's")
         together = min(torch.get_num_threads(), len(self.lanes))
         self._pool = ThreadPoolExecutor(together) if together > 1 else None
 
@@ -50,7 +53,7 @@ class Taped(Steps):
         try:
             self.enter(0)
             for lane in self.lanes:
-                tapes.append(record(lane.step, *(STACKED if len(self.lanes) > 1 else ())))
+                tapes.append(record(lane.step, STACKED if len(self.lanes) > 1 else SMALL))
                 lane.step()
             moved = {name: array.clone() for name, array in state.items()}
             self.network.load(start)

@@ -36,6 +36,7 @@ class Network(ABC, Generic[Ws]):
 
     Attributes:
         replicates: S.
+        d: inputs.
         widths: neurons (or filters) of the L hidden layers.
         n_out: outputs.
         p: the measures p_0 .. p_{L+1}; those of the input and the output count (p = 1).
@@ -43,6 +44,7 @@ class Network(ABC, Generic[Ws]):
     """
 
     replicates: int
+    d: int
     widths: list[int]
     n_out: int
     p: list[Measure]

@@ -40,7 +40,8 @@ class Several(Network[SeveralWorkspace]):
     def __init__(self, parts: dict[str, Network[Any]]) -> None:
         self._parts, self._prefixes = list(parts.values()), list(parts)
         first = self._parts[0]
-        self.widths, self.n_out, self.p, self.products = first.widths, first.n_out, first.p, first.products
+        self.d, self.n_out, self.products = first.d, first.n_out, first.products
+        self.widths, self.p = first.widths, first.p
         self.replicates = sum(part.replicates for part in self._parts)
 
     @property

@@ -55,6 +55,9 @@ class BlockStream(Stream):
 
     def batch(self, k: int) -> Batch:
         block, i = divmod(k, BLOCK)
+        if block != self._block:
+            # Whoever has a batch may keep it.
+            self._parts = ()
         self.load(block)
         return self._cut(*(part[i] for part in self._parts))
 
