@@ -133,7 +133,12 @@ def measure(d: int, L: int, n: int, rounds: int, compiled: bool, copy: float) ->
         if taped and flops / 2 <= SMALL_STEP:
             with contextlib.suppress(NotRecordable):
                 steps = Taped(*given)
-        return lambda: steps.advance(0, calls)
+
+        def advance() -> None:
+            torch.backends.mkldnn.matmul.fp32_precision = setting
+            steps.advance(0, calls)
+
+        return advance
 
     def repeated(step: Callable[[], object], products: str = setting) -> Callable[[], None]:
         def steps() -> None:

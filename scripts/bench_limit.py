@@ -20,7 +20,9 @@ from collections.abc import Callable
 
 import torch
 
+from mfrun.dynamics.experiment import SMALL_STEP
 from mfrun.dynamics.schedules import Constant, Rates
+from mfrun.dynamics.taped import Taped
 from mfrun.networks.activations import ReLU
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.dense import Dense, DenseWorkspace
@@ -30,6 +32,7 @@ from mfrun.networks.network import Network
 from mfrun.networks.particles import Particles
 from mfrun.problems.datasets import IsotropicGaussians
 from mfrun.problems.losses import Squared
+from mfrun.problems.streams import BLOCK
 
 B = 100
 
@@ -44,24 +47,27 @@ def main() -> None:
     print(f"torch {torch.__version__}, {args.threads} threads, batch {B}, float32")
     print(f"ms a step, medians of {args.rounds} rounds")
     heads = ("step", "no draws", "layer 1", "products", "step / layer 1", "step / products", "union / no draws")
+    heads = (*heads, "union from a tape / no draws")
     print(f"{'d':>5} {'L':>2} {'particles':>9}  " + "  ".join(f"{h:>8}" for h in heads))
     for d, L, particles in ((32, 4, 4096), (32, 4, 2048), (784, 3, 4096), (3072, 3, 4096)):
         times = measure(d, L, particles, args.rounds)
-        step, no_draws, layer, products, union = (1e3 * t for t in times)
+        step, no_draws, layer, products, union, taped = (1e3 * t for t in times)
         cells = [f"{v:8.3f}" for v in (step, no_draws, layer, products)]
         cells += [f"{step / layer:14.2f}", f"{step / products:15.2f}", f"{union / no_draws:16.2f}"]
+        cells += ["" if math.isnan(taped) else f"{taped / no_draws:28.2f}"]
         print(f"{d:>5} {L:>2} {particles:>9}  " + "  ".join(cells))
 
 
 def measure(d: int, L: int, particles: int, rounds: int) -> list[float]:
-    """Median seconds of the five contestants."""
+    """Median seconds of the six contestants; NaN for a tape where the networks are too large for one."""
 
     def drawn(settings: Particles) -> Network:
         return DenseArchitecture().draw(Blueprint(ReLU(), IID(), math.inf, L + 1, d, 1, particles=settings))
 
     net = drawn(Particles(first=particles))
     assert isinstance(net, Dense)
-    both = drawn(Particles(first=particles // 2, sets=8, union=True))
+    both_of = Particles(first=particles // 2, sets=8, union=True)
+    both = drawn(both_of)
     together = both.workspace(B)
     stream = IsotropicGaussians(d=d).load(torch.float32, torch.device("cpu")).stream(0, B, "iid")
     rates = [r / B for r in Rates(Constant(), 1e-5, 1, L + 1).of_layers(0, 1)[0]]
@@ -99,11 +105,17 @@ def measure(d: int, L: int, particles: int, rounds: int) -> list[float]:
     def union() -> None:
         both.descend(x, loss.gradient(y, both.forward(x, together)), rates, together)
 
+    small = 3 * B * particles // 2 * d <= SMALL_STEP
+    steps = Taped(drawn(both_of), stream, loss, Rates(Constant(), 1e-5, BLOCK, L + 1), B) if small else None
     contestants: list[Callable[[], None]] = [whole, without_draws, first_layer, products, union]
     calls = max(5, int(2e8 / (particles * d * B)))
-    seen: list[list[float]] = [[] for _ in contestants]
+    seen: list[list[float]] = [[] for _ in range(len(contestants) + 1)]
     for _ in range(rounds + 1):
-        for times, contestant in zip(seen, contestants, strict=True):
+        start = time.perf_counter()
+        if steps is not None:
+            steps.advance(0, BLOCK)
+        seen[-1].append((time.perf_counter() - start) / BLOCK if steps is not None else math.nan)
+        for times, contestant in zip(seen, contestants, strict=False):
             start = time.perf_counter()
             for _ in range(calls):
                 contestant()

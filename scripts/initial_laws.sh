@@ -17,10 +17,10 @@ VARIANTS="init.tau=0 init.tau=1 init.tau=2 init.tau=4 init.tau=8 init.m=2 init.m
 
 # Both laws in one setting.
 both() {
-    name=$1
+    task=$1
     shift
-    sweep "${name}_embedding" "$widths" $few init=embedding "$@"
-    sweep "${name}_iid" "$widths" $few "$@"
+    sweep "${task}_embedding" "$widths" $few init=embedding "$@"
+    sweep "${task}_iid" "$widths" $few "$@"
 }
 
 for setting in $SETTINGS; do

@@ -58,6 +58,7 @@ COMPILED = [
     ["width=inf", "particles.first=256", "init.tau3=0.2"],
     ["perturbed=1", "width=inf", "predict.first=32", "activation=tanh"],
     ["replicates=2", "replicate_data=independent"],
+    ["width=inf", "particles.first=64", "particles.sets=2", "replicates=2", "replicate_data=independent"],
     ["architecture.frozen=[1,4]", "architecture.ratios=[1,2,0.5]"],
     ["scaling=ntk", "init.mu2=0", "init.tau2=1", "alpha=0.1"],
     ["batch=1"],

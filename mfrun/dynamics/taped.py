@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,10 +15,13 @@ from mfrun.networks.network import Network
 from mfrun.networks.products import SMALL
 from mfrun.problems.losses import Loss
 from mfrun.problems.streams import BLOCK, Stream
+from mfrun.runs.signals import Signals
 
 # Multiplications up to which a product of stacked networks is made on one core, since there are other networks for the
 # others, and inputs up to which they are; longer ones torch reads once for all networks together.
 STACKED, INPUTS = 40e6, 1024
+# Steps between two looks at whether a signal has come.
+AT_ONCE = 64
 
 
 class Taped(Steps):
@@ -72,11 +76,12 @@ class Taped(Steps):
             lane.enter(block)
 
     def _advance(self, k: int, end: int) -> int:
-        def one(s: int) -> None:
-            self.lanes[s].i.fill_(k % BLOCK)
-            self.tapes[s].replay(end - k)
-
-        # A block of a small network is over in less than a second, so that signals can wait for it.
-        list((self._pool.map if self._pool else map)(one, range(len(self.lanes))))
+        for lane in self.lanes:
+            lane.i.fill_(k % BLOCK)
+        each = self._pool.map if self._pool else map
+        while k < end and not Signals.received:
+            steps = min(AT_ONCE, end - k)
+            list(each(Tape.replay, self.tapes, itertools.repeat(steps)))
+            k += steps
         self.yhat = torch.stack([lane.yhat for lane in self.lanes])
-        return end
+        return k

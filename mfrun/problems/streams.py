@@ -49,19 +49,23 @@ class BlockStream(Stream):
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._block = -1
+        self._block, self._fixed = -1, False
         # What a block consists of, with its steps along the first axis.
         self._parts: tuple[Tensor, ...] = ()
 
     def batch(self, k: int) -> Batch:
         block, i = divmod(k, BLOCK)
-        if block != self._block:
+        if block != self._block and not self._fixed:
             # Whoever has a batch may keep it.
             self._parts = ()
-        self.load(block)
+        self._fill(block)
         return self._cut(*(part[i] for part in self._parts))
 
     def load(self, block: int) -> None:
+        self._fixed = True
+        self._fill(block)
+
+    def _fill(self, block: int) -> None:
         if block == self._block:
             return
         parts = self._draw(block)
