@@ -17,7 +17,7 @@ from mfrun.config import validated
 from mfrun.dynamics.experiment import Experiment, assemble
 from mfrun.networks.architecture import Perturbations
 from mfrun.shell.compose import compose
-from mfrun.study.prediction import Law, horizon, read
+from mfrun.study.prediction import Group, Growth, Law, growth_of, horizon, read
 
 SMALL = ["threads=1", "dtype=float64", "evaluation.samples=500", "evaluation.points_per_decade=5"]
 GROUP = ["predict.first=128", "predict.last=32", "predict.inner=8", "predict.pairs=8", "predict.tested=1"]
@@ -199,13 +199,36 @@ def test_horizons_follow_the_growth() -> None:
     """c ~ exp(2 lambda t): beyond the run the horizon grows by ln(n) / (2 lambda)."""
     grown = law([1, math.exp(2), math.exp(4)], [0, 0, 0])
     assert horizon(grown, 2, 3.0) == (1.0, False)
-    t, continued = horizon(grown, 1e6, 0.1, rate=1.0) or (0, False)
+    t, continued = horizon(grown, 1e6, 0.1, Growth(1.0, begin=1.0)) or (0, False)
     assert continued
     assert t == pytest.approx(math.log(1e5) / 2)
     assert horizon(grown, 1e6, 0.1) is None
     # Where nothing was linear, nothing is continued.
     never = Law("loss", grown.frame.assign(linear=False), 0.01)
-    assert horizon(never, 1e6, 0.1, rate=1.0) is None
+    assert horizon(never, 1e6, 0.1, Growth(1.0, begin=1.0)) is None
+    # Nor where c was last seen before the growth began, or is below its own error.
+    assert horizon(grown, 1e6, 0.1, Growth(1.0, begin=3.0)) is None
+    unsure = Law("loss", grown.frame.assign(c_se=grown.frame["c"]), 0.01)
+    assert horizon(unsure, 2, 3.0, Growth(1.0, begin=1.0)) is None
+
+
+def test_a_growth_is_seen_where_neurons_part_in_proportion() -> None:
+    """It saturates at size 1: what comes after is no response to the start. Losses have no part in it."""
+    eps, rate = 1e-4, 0.5
+    steps = pd.Index(range(0, 41, 2), name="step")
+    times = pd.Series(steps.to_numpy(float), index=steps)
+
+    def group(wobble: float) -> Group:
+        sizes = eps * np.array([0, 1, 1, 2, 2])[:, None] * np.exp((rate + wobble) * steps.to_numpy())
+        index = pd.MultiIndex.from_product([steps, range(5)], names=["step", "replicate"])
+        return Group(pd.DataFrame({"spread_2": np.minimum(sizes, 1.0).T.ravel()}, index=index), pairs=1, tested=1)
+
+    found = growth_of([group(0.01), group(-0.01), group(0.0)], steps, times, 2)
+    assert found.rate == pytest.approx(rate, abs=0.02)
+    assert found.low < rate < found.high
+    assert found.end == pytest.approx(math.log(1 / eps) / rate, abs=3)
+    flat = growth_of([group(-rate), group(-rate)], steps, times, 2)
+    assert math.isnan(flat.rate)
 
 
 # --- The command.

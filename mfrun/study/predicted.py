@@ -101,8 +101,7 @@ def _left(found: Prediction, law: Law, widths: list[float], tolerance: float) ->
     """Horizons of the widths that leave the limit."""
     values = law.frame["limit"]
     size = tolerance * float(values.max() - values.min())
-    rates = [g.rate for g in found.growth.values() if not math.isnan(g.rate)]
-    reached = [(n, horizon(law, n, size, max(rates, default=math.nan))) for n in widths]
+    reached = [(n, horizon(law, n, size, found.fastest)) for n in widths]
     named = [f"n = {width_label(n)}: {h[0]:.4g}{'*' if h[1] else ''}" for n, h in reached if h]
     if not named or size == 0:
         return []
@@ -259,9 +258,8 @@ def beside_text(s: Study, found: Prediction, steps: list[int], folder: str) -> s
             line += f" {row[name]:>10.3g} +-{row[f'{name}_se']:<7.1g}"
         lines.append(f"{line}  {'yes' if row['agrees'] else 'no'}{'' if row['linear'] else ' (not linear)'}")
     law = next(law for law in found.laws if law.metric == s.metric)
-    rates = [g.rate for g in found.growth.values() if not math.isnan(g.rate)]
     for g in s.gaps:
-        here, said = g.horizon(s.tolerance), horizon(law, g.width, s.tolerance, max(rates, default=math.nan))
+        here, said = g.horizon(s.tolerance), horizon(law, g.width, s.tolerance, found.fastest)
         if here or said:
             words = "never" if said is None else f"{said[1] * 'about '}{said[0]:.4g}"
             measured = f"{here[1]:.4g}" if here else "never"

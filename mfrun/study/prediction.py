@@ -99,6 +99,7 @@ class Prediction:
         laws: one for each metric.
         layers: sigma_l by t (rows) of the layers (columns) without types.
         growth: of each of them.
+        fastest: of the exponential ones, None where there is none.
         groups: of perturbed limits.
         pairs: in all groups.
         config: of the runs.
@@ -110,6 +111,11 @@ class Prediction:
     groups: int
     pairs: int
     config: dict[str, object]
+
+    @property
+    def fastest(self) -> Growth | None:
+        grown = [g for g in self.growth.values() if not math.isnan(g.rate)]
+        return max(grown, key=lambda g: g.rate, default=None)
 
 
 def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
@@ -128,7 +134,7 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
         if not keys.get("perturbed"):
             limit = _metrics(run)
             continue
-        groups.append(_Group(_metrics(run), int(keys["predict.pairs"]), int(keys["predict.tested"])))
+        groups.append(Group(_metrics(run), int(keys["predict.pairs"]), int(keys["predict.tested"])))
         config = keys
     if len(groups) < 2 or limit is None:
         raise UserError(f"{folder}: no prediction here, or less than two of its groups yet (mfrun predict trains them)")
@@ -143,7 +149,7 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
     times = limit["t"].xs(0, level="replicate").reindex(steps)
     laws = [_law(metric, limit, groups, steps, times, eps) for metric in metrics or there]
     layers = _layers(groups, steps, times, eps)
-    growth = {int(str(l)): _growth(groups, steps, times, int(str(l)), _linear_until(laws)) for l in layers}
+    growth = {int(str(l)): growth_of(groups, steps, times, int(str(l))) for l in layers}
     return Prediction(laws, layers, growth, len(groups), sum(g.pairs for g in groups), config)
 
 
@@ -151,7 +157,7 @@ def _metrics(run: RunDirectory) -> pd.DataFrame:
     return run.metrics().set_index(["step", "replicate"])
 
 
-class _Group:
+class Group:
     """One run of perturbed limits: the unperturbed one, mirrored pairs, and some of these twice as large."""
 
     def __init__(self, frame: pd.DataFrame, pairs: int, tested: int) -> None:
@@ -169,7 +175,7 @@ class _Group:
         return (plus - minus) / 2, (plus + minus) / 2
 
 
-def _law(metric: str, limit: pd.DataFrame, groups: list[_Group], steps: pd.Index, times: pd.Series, eps: float) -> Law:
+def _law(metric: str, limit: pd.DataFrame, groups: list[Group], steps: pd.Index, times: pd.Series, eps: float) -> Law:
     of_groups: dict[str, list[np.ndarray]] = {"c": [], "common": [], "s2": [], "q2": []}
     small, large = [], []
     quadratic = [(g.halves(g.table(metric, steps), twice=False)[1] - g.table(metric, steps)[:, :1]) for g in groups]
@@ -227,19 +233,31 @@ def _linear(small: np.ndarray, large: np.ndarray) -> np.ndarray:
     return ~np.maximum.accumulate(differ)
 
 
-def _linear_until(laws: list[Law]) -> int:
-    """The last step up to which linear theory held for every metric that is a loss."""
-    losses = [law for law in laws if law.metric.endswith("_loss")] or laws
-    return min(max(law.frame.index[law.frame["linear"].to_numpy()].tolist(), default=0) for law in losses)
-
-
-def _spread(group: _Group, l: int, steps: pd.Index) -> np.ndarray:
-    """sigma_l of a group, times eps."""
-    values = group.table(f"spread_{l}", steps)[:, 1 : 1 + 2 * group.pairs]
+def _spread(group: Group, l: int, steps: pd.Index, pairs: int | None = None, twice: bool = False) -> np.ndarray:
+    """sigma_l of a group, times eps; of so many of its pairs, or of those twice as large."""
+    start, count = (1 + 2 * group.pairs, group.tested) if twice else (1, group.pairs if pairs is None else pairs)
+    values = group.table(f"spread_{l}", steps)[:, start : start + 2 * count]
     return np.sqrt((values**2).mean(1))
 
 
-def _layers(groups: list[_Group], steps: pd.Index, times: pd.Series, eps: float) -> pd.DataFrame:
+def _spread_is_linear(groups: list[Group], l: int, steps: pd.Index) -> np.ndarray:
+    """Up to where perturbations twice as large make neurons differ twice as much.
+
+    The loss says less of it: where perturbations are small, what they do to it is below its rounding for a long time.
+    """
+    tested = [g for g in groups if g.tested]
+    if not tested:
+        return np.ones(len(steps), dtype=bool)
+    small, large = (
+        np.array([np.log(np.maximum(_spread(g, l, steps, g.tested, twice), 1e-300)) for g in tested])
+        for twice in (False, True)
+    )
+    apart = large - small - math.log(2)
+    error = _error(list(apart)) if len(tested) > 1 else 0.0
+    return ~np.maximum.accumulate(np.abs(apart.mean(0)) > NONLINEAR + 2 * error)
+
+
+def _layers(groups: list[Group], steps: pd.Index, times: pd.Series, eps: float) -> pd.DataFrame:
     count = sum(str(c).startswith("spread_") for c in groups[0].frame)
     found = {}
     for l in range(1, count + 1):
@@ -251,9 +269,9 @@ def _layers(groups: list[_Group], steps: pd.Index, times: pd.Series, eps: float)
     return pd.DataFrame(found, index=pd.Index(times.to_numpy(), name="t"))
 
 
-def _growth(groups: list[_Group], steps: pd.Index, times: pd.Series, l: int, until: int) -> Growth:
+def growth_of(groups: list[Group], steps: pd.Index, times: pd.Series, l: int) -> Growth:
     """The rate of exponential growth, over the second half of the range that ln sigma_l runs through while linear."""
-    keep = np.asarray((steps <= until) & (steps > 0))
+    keep = np.asarray(steps > 0) & _spread_is_linear(groups, l, steps)
     t = times.to_numpy()[keep]
     curves = [np.log(np.maximum(_spread(g, l, steps)[keep], 1e-300)) for g in groups]
     mean = np.mean(curves, 0)
@@ -265,34 +283,38 @@ def _growth(groups: list[_Group], steps: pd.Index, times: pd.Series, l: int, unt
     if chosen.sum() < 3 or mean[-1] - mean[lowest] < math.log(GREW):
         return Growth()
     intercept, rate, _ = line(t[chosen], mean[chosen])
-    if rate <= 0 or np.abs(mean[chosen] - intercept - rate * t[chosen]).max() > RESIDUAL:
+    left = np.abs(mean[chosen] - intercept - rate * t[chosen]).max()
+    if rate <= 0 or left > RESIDUAL * max(1.0, (mean[-1] - mean[lowest]) / math.log(GREW)):
         return Growth()
     rates = [line(t[chosen], c[chosen])[1] for c in curves]
     half = float(scipy.special.stdtrit(len(rates) - 1, 0.975) * np.std(rates, ddof=1)) / math.sqrt(len(rates))
     return Growth(rate, rate - half, rate + half, float(t[chosen][0]), float(t[chosen][-1]))
 
 
-def horizon(law: Law, n: float, tolerance: float, rate: float = math.nan) -> tuple[float, bool] | None:
+def horizon(law: Law, n: float, tolerance: float, growth: Growth | None = None) -> tuple[float, bool] | None:
     """When networks of width n leave the limit: their root mean square gap exceeds a tolerance.
 
-    Beyond the times at which linear theory was seen to hold c is continued by exp(2 rate t) and s is left as it is.
+    Beyond the times at which linear theory was seen to hold c is continued by exp(2 rate t) and s is left as it is, if
+    c was seen while neurons grow apart like that.
 
     Args:
         law: of the metric.
         n: the width.
         tolerance: in the metric's units.
-        rate: of the growth, NaN for none.
+        growth: of the neurons' distance, if it is exponential.
 
     Returns:
-        The time, and whether it is continued; None for never in the run.
+        The time, and whether it is continued; None for never in the run, and where the run does not tell.
     """
     f = law.frame[law.frame["linear"] & (law.frame["t"] > 0)]
-    gap = ((f["c"] / n) ** 2 + f["s"] ** 2 / n).pow(0.5)
+    # Where perturbations are small c is divided by little, and at first it is rounding alone.
+    c = f["c"].where(f["c"].abs() > 2 * f["c_se"], 0.0)
+    gap = ((c / n) ** 2 + f["s"] ** 2 / n).pow(0.5)
     above = gap.index[gap > tolerance]
     if len(above):
         return float(f["t"][above[0]]), False
-    if math.isnan(rate) or f.empty or f["c"].iloc[-1] == 0:
+    if growth is None or f.empty or c.iloc[-1] == 0 or f["t"].iloc[-1] < growth.begin:
         return None
     last = f.iloc[-1]
     rest = tolerance**2 - last["s"] ** 2 / n
-    return float(last["t"] + math.log(math.sqrt(rest) * n / abs(last["c"])) / (2 * rate)), True
+    return float(last["t"] + math.log(math.sqrt(rest) * n / abs(last["c"])) / (2 * growth.rate)), True
