@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := outputs/demo
 DATA   ?= data
+SIZE   ?= hours
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test docs lint check figures figures-gpu bench particles wheel clean
@@ -41,11 +42,11 @@ lint: $(READY) ## style, types, and what may import what
 
 check: lint test ## lint and test
 
-figures: $(READY) ## the runs and pictures of the README and docs/figures.md (over an hour on 2 cores; DATA=folder, CIFAR=file.npz)
-	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" CIFAR="$(CIFAR)" sh scripts/figures.sh
+figures: $(READY) ## the runs and pictures of the README and docs/figures.md (SIZE=minutes, hours or full; DATA=folder, CIFAR=file.npz)
+	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" CIFAR="$(CIFAR)" sh scripts/figures.sh $(SIZE)
 
 figures-gpu: $(READY) ## every figure of the paper in full, for docs/figures.md (many hours; DATA=folder)
-	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh full
+	PATH="$(CURDIR)/$(BIN):$$PATH" MFRUN_DATA="$(DATA)" sh scripts/figures.sh gpu
 
 bench: $(READY) ## steps against JAX, plain PyTorch and the matrix products; whole runs (DATA=folder of MNIST, CIFAR-10)
 	$(BIN)/python scripts/bench.py --out outputs/bench.csv

@@ -1,23 +1,28 @@
 #!/bin/sh
-# The runs behind the README's and docs/figures.md's pictures and tables, and the pictures themselves.
+# The runs behind the README's and docs/figures.md's pictures and tables, and the pictures themselves, in four sizes. All
+# go on where they were, and each writes the page, which takes the longest sweep that it finds of every figure.
 #
-#     sh scripts/figures.sh          what a laptop does in over an hour: two streams of runs, one core each
-#     sh scripts/figures.sh full     every figure of the paper in full, one run at a time, on the GPU
+#     sh scripts/figures.sh minutes  every figure cut to half a per cent of its steps, small widths: that all of it works
+#     sh scripts/figures.sh hours    what a laptop does in over an hour, one core a run; the default
+#     sh scripts/figures.sh full     every dense figure to its last step: real widths to 800 (Figure 1: 1600), larger
+#                                    ones stood for by 800 neurons; many hours on two cores
+#     sh scripts/figures.sh gpu      every figure as its preset has it, one run at a time
 #
 # MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images
-# (docs/data.md), the short runs take that for CIFAR-10. Unfinished sweeps go on where they were.
+# (docs/data.md), all but gpu take that for CIFAR-10.
 set -eu
 cd "$(dirname "$0")/.."
 OUT=outputs/figures
 mkdir -p "$OUT" docs
+SIZE=${1:-hours}
 resume() { [ -e "$OUT/$1/sweep.yaml" ] && echo true || echo false; }
 
-if [ "${1:-}" = full ]; then
+if [ "$SIZE" = gpu ]; then
     mfrun data cifar10_vgg16 || echo "cifar10_vgg16: no features" >&2
     # A data set that is missing must not keep the other figures from running; the page says what was not run.
     for file in conf/figure/*.yaml; do
         name=$(basename "$file" .yaml)
-        mfrun sweep "+figure=$name" "dir=$OUT/full/$name" "resume=$(resume "full/$name")" ||
+        mfrun sweep "+figure=$name" "dir=$OUT/gpu/$name" "resume=$(resume "gpu/$name")" ||
             echo "$name: not finished" >&2
     done
     exec python scripts/figures_page.py --runs "$OUT"
@@ -30,13 +35,52 @@ sweep() { core=$1; name=$2; shift 2
 short() { core=$1; name=$2; shift 2
     sweep "$core" "short/$name" "+figure=$name" particles.first=1024 particles.last=512 "$@"; }
 
-# Of CIFAR-10, where it is there at all.
-cifar() { name=$1; shift
+# A figure of CIFAR-10, where that is there at all.
+images() { size=$1; name=$2; shift 2
     if [ -n "${CIFAR:-}" ]; then
-        short 1 "$name" dataset=arrays "dataset.path=$CIFAR" loss=cross_entropy "$@"
+        sweep 1 "$size/$name" "+figure=$name" dataset=arrays "dataset.path=$CIFAR" loss=cross_entropy "$@"
     elif [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py" ]; then
-        short 1 "$name" "$@"
+        sweep 1 "$size/$name" "+figure=$name" "$@"
     fi; }
+cifar() { images short "$1" particles.first=1024 particles.last=512 "$2" "$3"; }
+
+case $SIZE in
+minutes)
+    cut='budget=0.005 evaluation.samples=2000 particles.first=512 particles.last=256'
+    # shellcheck disable=SC2086
+    for name in fig1 fig5_top fig5_bottom fig6a fig6b fig6c fig7 fig10a fig10b; do
+        sweep 0 "minutes/$name" "+figure=$name" 'widths=[50,100,inf]' $cut
+    done
+    # shellcheck disable=SC2086
+    for name in fig8a fig8b fig8c fig9 fig10c; do images minutes $name 'widths=[50,100,inf]' $cut; done
+    exec python scripts/figures_page.py --runs "$OUT"
+    ;;
+full)
+    few='particles.first=1024 particles.last=512'
+    # shellcheck disable=SC2086
+    (
+        for name in fig5_top fig5_bottom fig10a; do
+            sweep 0 "full/$name" "+figure=$name" 'widths=[50,100,200,400,800,inf]' $few
+        done
+        for name in fig6b fig6a fig6c fig7 fig10b; do
+            sweep 0 "full/$name" "+figure=$name" neurons=800 'widths=[100,200,400,800,1600,2400,inf]' $few
+        done
+        sweep 0 full/fig1 +figure=fig1 'widths=[100,200,400,800,1600,inf]' $few
+    ) &
+    first=$!
+    # shellcheck disable=SC2086
+    for name in fig8b fig8a fig8c fig9 fig10c; do
+        images full $name neurons=800 'widths=[100,200,400,800,1600,2400,inf]' $few
+    done
+    wait "$first"
+    exec python scripts/figures_page.py --runs "$OUT"
+    ;;
+hours) ;;
+*)
+    echo "figures.sh $SIZE: one of minutes, hours, full, gpu" >&2
+    exit 2
+    ;;
+esac
 
 (
     # The README's commands are these, figure by figure.
@@ -57,7 +101,7 @@ short 1 fig7 'widths=[100,200,400,inf]' budget=0.05
 short 1 fig10b 'widths=[100,400,inf]' budget=0.05
 for name in fig8a fig8b fig8c fig10c; do cifar $name 'widths=[200,400,inf]' budget=0.02; done
 cifar fig9 'widths=[200,inf]' budget=0.02
-cifar fig12 'widths=[16,32,inf]' budget=0.02 particles.first=128 particles.last=128 evaluation.samples=1000
+images short fig12 'widths=[16,32,inf]' budget=0.02 particles.first=128 particles.last=128 evaluation.samples=1000
 wait "$first"
 
 picture() { mfrun plot "$OUT/$1" --out "docs/$1.png" --title "$2"; }
