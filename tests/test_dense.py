@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import STARTS, factors
 from reference import ACTIVATIONS, LOSSES, Init, build, forward, labels
 
 from mfrun.dynamics.schedules import Constant, Power, Rates
@@ -274,25 +275,11 @@ def test_counted_steps_are_the_eager_ones(width, schedule):
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    shape=st.tuples(*[st.integers(1, 20)] * 3),
-    stack=st.sampled_from([0, 1, 3]),
-    flip=st.tuples(st.booleans(), st.booleans()),
-    start=st.sampled_from(["none", "out", "column"]),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    seed=st.integers(0, 2**31),
-)
-def test_products(shape, stack, flip, start, dtype, seed):
+@given(arrays=factors(torch.float32, torch.float64), start=STARTS)
+def test_products(arrays, start):
     """Every library writes start + alpha A B, for matrices and stacks, as they are or transposed, one column too."""
-    m, k, n = shape
-    g = torch.Generator().manual_seed(seed)
-
-    def randn(rows, columns, flipped=False):
-        size = (columns, rows) if flipped else (rows, columns)
-        array = torch.randn((stack, *size) if stack else size, generator=g, dtype=dtype)
-        return array.mT if flipped else array
-
-    A, B, column, before = randn(m, k, flip[0]), randn(k, n, flip[1]), randn(m, 1), randn(m, n)
+    A, B, column, before = arrays
+    dtype = A.dtype
     added = {"none": 0, "out": before, "column": column}[start]
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
     for route in (*routes(before), Products().prepare):

@@ -14,6 +14,7 @@ import torch
 from commands import here
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import STARTS, factors
 from torch import Tensor
 
 import mfrun
@@ -23,7 +24,7 @@ from mfrun.dynamics.experiment import Experiment, assemble
 from mfrun.dynamics.steps import Eager, Lasting
 from mfrun.dynamics.tape import Instruction, NotRecordable, Tape, record
 from mfrun.dynamics.taped import Taped
-from mfrun.networks.products import SMALL
+from mfrun.networks.products import SMALL, Products
 from mfrun.shell.compose import compose
 
 TASK = ["depth=4", "width=12", "batch=20", "threads=1", "evaluation.samples=50"]
@@ -216,33 +217,13 @@ def test_softmax(shape: tuple[int, int], size: float, seed: int) -> None:
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
-@given(
-    shape=st.tuples(*[st.integers(1, 20)] * 3),
-    stack=st.sampled_from([0, 1, 3]),
-    flip=st.tuples(st.booleans(), st.booleans()),
-    start=st.sampled_from(["none", "out", "column"]),
-    seed=st.integers(0, 2**31),
-)
-def test_products(shape, stack, flip, start, seed) -> None:
+@given(arrays=factors(torch.float32), start=STARTS)
+def test_products(arrays: tuple[Tensor, Tensor, Tensor, Tensor], start: str) -> None:
     """Matrices and stacks, as they are or transposed, in place, onto a column, and onto nothing."""
-    m, k, n = shape
-    g = torch.Generator().manual_seed(seed)
-
-    def randn(rows, columns, flipped=False):
-        size = (columns, rows) if flipped else (rows, columns)
-        array = torch.randn((stack, *size) if stack else size, generator=g)
-        return array.mT if flipped else array
-
-    A, B, column, before = randn(m, k, flip[0]), randn(k, n, flip[1]), randn(m, 1), randn(m, n)
+    A, B, column, before = arrays
     out = before.clone()
-    product = torch.baddbmm if stack else torch.addmm
-
-    def step() -> Tensor:
-        if start == "none":
-            return product(out, A, B, beta=0, alpha=-0.3, out=out)
-        return product(out if start == "out" else column, A, B, alpha=-0.3, out=out)
-
-    tape = record(step)
+    write = Products(direct=False).prepare(out, A, B, {"none": None, "out": out, "column": column}[start])
+    tape = record(lambda: write(-0.3))
     assert tape.compiled
     out.copy_(before)
     tape.replay(2 if start == "out" else 1)

@@ -7,7 +7,6 @@ compiler turns into vector code. Nothing here allocates, and Python is not neede
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -38,11 +37,9 @@ from numba.extending import get_cython_function_address, intrinsic
     TURN,
 ) = range(19)
 WIDTH = 12
-# BLAS reads an int at the address of an int64, which is its lower half.
-POSSIBLE = sys.byteorder == "little"
 
 _LETTERS = np.frombuffer(b"NT", dtype=np.uint8).copy()
-_NAMES = ("sgemm", "sgemv")
+_GEMM, _GEMV = (get_cython_function_address("scipy.linalg.cython_blas", name) for name in ("sgemm", "sgemv"))
 
 
 def _pointer(element: Any) -> Any:
@@ -170,7 +167,7 @@ def _replay(ints, numbers, steps, letters, gemm, gemv):  # type: ignore[no-untyp
         for o in range(len(ints)):
             code, out, a, b = ints[o, 0], ints[o, 1], ints[o, 2], ints[o, 3]
             i0, i1, i2, i3 = ints[o, 4], ints[o, 5], ints[o, 6], ints[o, 7]
-            # The addresses of i_0 and of the first number.
+            # The addresses of i_0 and of the first number. BLAS reads an int where an int64 is, its lower half.
             i, f = base + o * 96 + 32, factors + o * 8
             if code == PRODUCT:  # (m, n, k, lda, ldb, ldc, flip a, flip b), alpha, beta.
                 flip_a, flip_b = letters + ints[o, 10], letters + ints[o, 11]
@@ -257,5 +254,4 @@ def replay(ints: np.ndarray, numbers: np.ndarray, steps: int) -> None:
         numbers: (instructions, 2) float32.
         steps: how often.
     """
-    gemm, gemv = (get_cython_function_address("scipy.linalg.cython_blas", name) for name in _NAMES)
-    _replay(ints, numbers, steps, _LETTERS.ctypes.data, gemm, gemv)
+    _replay(ints, numbers, steps, _LETTERS.ctypes.data, _GEMM, _GEMV)

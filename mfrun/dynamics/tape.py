@@ -9,6 +9,7 @@ that it does not know, and a product that is large, is asked of torch again at e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,15 +134,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if op in _EMPTY:
             return found
         instructions = None
-        large = op in _PRODUCTS and self._large(outs[0], args[1])
+        large = op in _PRODUCTS and math.prod(outs[0].shape[-2:]) * args[1].shape[-1] > self.largest
         if len(outs) == 1 and op in _KNOWN and outs[0].is_contiguous() and not large:
             instructions = _KNOWN[op](outs[0], *args, **{k: v for k, v in kwargs.items() if not isinstance(v, Tensor)})
         self.recorded += [_again(op, args, kwargs, outs)] if instructions is None else instructions
         return found
-
-    def _large(self, out: Tensor, A: Tensor) -> bool:
-        m, n, k = *out.shape[-2:], A.shape[-1]
-        return m * n * k > self.largest
 
 
 def record(step: Callable[[], object], largest: float = SMALL) -> Tape:
@@ -271,11 +268,6 @@ def _mul(out: Tensor, a: Tensor, b: Any) -> list[Instruction] | None:
     return None if sizes is None else [Instruction(replay.TIMES, out, a, b, sizes)]
 
 
-@_knows(_aten.neg.default)
-def _neg(out: Tensor, x: Tensor) -> list[Instruction] | None:
-    return [Instruction(replay.SCALE, out, x, None, (out.numel(),), (-1.0,))] if _plain(out, x) else None
-
-
 @_knows(_aten.sub.Tensor, _aten.sub_.Tensor)
 def _sub(out: Tensor, a: Tensor, b: Any, alpha: float = 1) -> list[Instruction] | None:
     if not _plain(out, a) or a.shape != out.shape or alpha != 1:
@@ -291,35 +283,31 @@ def _add(out: Tensor, a: Tensor, b: Any, alpha: float = 1) -> list[Instruction] 
     return [Instruction(replay.COUNT, out, a)] if one else None
 
 
-@_knows(_aten.clamp_min.out)
-def _relu(out: Tensor, h: Tensor, least: float) -> list[Instruction] | None:
-    return [Instruction(replay.RELU, out, h, None, (out.numel(),))] if _plain(out, h) and least == 0 else None
+def _entrywise(code: int, *numbers: float) -> Known:
+    """Of one array, or of two of one shape."""
+
+    def known(out: Tensor, a: Tensor, b: Tensor | None = None) -> list[Instruction] | None:
+        fits = _plain(out, a) and (b is None or _plain(b))
+        return [Instruction(code, out, a, b, (out.numel(),), numbers)] if fits else None
+
+    return known
 
 
-@_knows(_aten.threshold_backward.grad_input)
-def _relu_backward(out: Tensor, g: Tensor, a: Tensor, least: float) -> list[Instruction] | None:
-    fits = _plain(out, g, a) and least == 0
-    return [Instruction(replay.RELU_BACKWARD, out, g, a, (out.numel(),))] if fits else None
+def _at_zero(known: Known) -> Known:
+    """The same with a threshold, where that is 0."""
+    return lambda out, *given: known(out, *given[:-1]) if given[-1] == 0 else None
 
 
-@_knows(_aten.tanh.out)
-def _tanh(out: Tensor, h: Tensor) -> list[Instruction] | None:
-    return [Instruction(replay.TANH, out, h, None, (out.numel(),))] if _plain(out, h) else None
-
-
-@_knows(_aten.tanh_backward.grad_input)
-def _tanh_backward(out: Tensor, g: Tensor, a: Tensor) -> list[Instruction] | None:
-    return [Instruction(replay.TANH_BACKWARD, out, g, a, (out.numel(),))] if _plain(out, g, a) else None
-
-
-@_knows(_aten.sigmoid.default, _aten.sigmoid.out)
-def _sigmoid(out: Tensor, h: Tensor) -> list[Instruction] | None:
-    return [Instruction(replay.SIGMOID, out, h, None, (out.numel(),))] if _plain(out, h) else None
-
-
-@_knows(_aten.sigmoid_backward.grad_input)
-def _sigmoid_backward(out: Tensor, g: Tensor, a: Tensor) -> list[Instruction] | None:
-    return [Instruction(replay.SIGMOID_BACKWARD, out, g, a, (out.numel(),))] if _plain(out, g, a) else None
+_KNOWN |= {
+    _aten.neg.default: _entrywise(replay.SCALE, -1.0),
+    _aten.clamp_min.out: _at_zero(_entrywise(replay.RELU)),
+    _aten.threshold_backward.grad_input: _at_zero(_entrywise(replay.RELU_BACKWARD)),
+    _aten.tanh.out: _entrywise(replay.TANH),
+    _aten.tanh_backward.grad_input: _entrywise(replay.TANH_BACKWARD),
+    _aten.sigmoid.default: _entrywise(replay.SIGMOID),
+    _aten.sigmoid.out: _entrywise(replay.SIGMOID),
+    _aten.sigmoid_backward.grad_input: _entrywise(replay.SIGMOID_BACKWARD),
+}
 
 
 @_knows(_aten._softmax.default)
