@@ -27,6 +27,7 @@ from mfrun.shell import commandline, options
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -187,21 +188,45 @@ class Run:
         """
         import torch
 
-        experiment, network = self._restored(step)
-        network = network.parts[0]
-        layers = len(network.widths)
-        if not 1 <= layer <= layers:
-            raise UserError(f"layer={layer}: the hidden layers are 1 to {layers}")
-        inputs = experiment.problem.inputs(torch.as_tensor(np.asarray(x)))
-        # A backward pass may follow, so that the layers keep what they hold.
-        ws = network.workspace(len(inputs), backward=True)
-        network.forward(inputs, ws)
+        experiment, network = self._with_layer(layer, step)
+        return _hidden(network, experiment.problem.inputs(torch.as_tensor(np.asarray(x))), layer)
 
-        def stacked(array: torch.Tensor) -> Floats:
-            array = array if network.replicates > 1 else array.unsqueeze(0)
-            return array.clone().cpu().numpy()
+    def features(self, layer: int, step: int | None = None, replicate: int = 0) -> dict[str, Any]:
+        """Its data set as a hidden layer sees it: what ``numpy.savez`` writes for ``dataset=arrays``.
 
-        return Hidden(stacked(ws.h[layer - 1]), stacked(ws.a[layer - 1]), network.probabilities(layer).numpy())
+        Args:
+            layer: l = 1 .. L, whose a_l becomes a row of numbers for each sample; of a CNN channels first.
+            step: of the state, by default the last.
+            replicate: whose.
+
+        Returns:
+            ``x_train`` and ``x_test``, float32 (samples, features), and ``y_train`` and ``y_test``.
+
+        Raises:
+            UserError: no such layer, state or replicate; the network is the limit, whose neurons are not n of equal
+                weight; or the data set draws its samples, so that there is none to write.
+        """
+        import torch
+
+        from mfrun.problems.problem import CHUNK, FiniteProblem
+
+        experiment, network = self._with_layer(layer, step)
+        problem = experiment.problem
+        if not isinstance(problem, FiniteProblem):
+            raise UserError(f"{self.path}: its data set draws fresh samples; features are those of a fixed set")
+        if self.width == np.inf or self.neurons is not None:
+            raise UserError(f"{self.path}: features are those of n real neurons; it stands for {self.width:g}")
+        if not 0 <= replicate < network.replicates:
+            raise UserError(f"replicate={replicate}: the replicates are 0 to {network.replicates - 1}")
+        arrays: dict[str, Any] = {}
+        for split, (_, y) in problem.data.items():
+            chunks = torch.split(torch.arange(len(y), device=problem.device), CHUNK)
+            rows = [_hidden(network, problem.gather(index, split)[0], layer).a[replicate] for index in chunks]
+            parts = [np.moveaxis(a, -1, 0).reshape(a.shape[-1], -1).astype(np.float32) for a in rows]
+            arrays[f"x_{split}"] = np.concatenate(parts)
+            labels = y.cpu().numpy()
+            arrays[f"y_{split}"] = labels if problem.classes is None else np.array(problem.classes)[labels]
+        return arrays
 
     def kernels(self, step: int | None = None) -> LayerKernels:
         """The kernels of the hidden layers at the fixed samples of ``evaluation.kernels``.
@@ -214,6 +239,15 @@ class Run:
         """
         at = step if step is not None else max(self.directory.kernel_steps(), default=0)
         return LayerKernels(at, **self.directory.kernels(at))
+
+    def _with_layer(self, layer: int, step: int | None) -> tuple[Experiment, Network]:
+        """The first part of a network that has this hidden layer."""
+        experiment, network = self._restored(step)
+        network = network.parts[0]
+        layers = len(network.widths)
+        if not 1 <= layer <= layers:
+            raise UserError(f"layer={layer}: the hidden layers are 1 to {layers}")
+        return experiment, network
 
     def _restored(self, step: int | None) -> tuple[Experiment, Network]:
         from mfrun.dynamics.experiment import load_into, restore
@@ -385,24 +419,18 @@ def compare(what: Run | Sweep | str | Path | Sequence[str | Path], **chosen: Any
     return measure(_parsed(options.compare(), what, chosen)).table
 
 
-def export(args: argparse.Namespace) -> int:
-    """``mfrun export``: the tidy table as a file.
+def _hidden(network: Network, inputs: torch.Tensor, layer: int) -> Hidden:
+    """A hidden layer of a network at inputs (samples, d)."""
+    # A backward pass may follow, so that the layers keep what they hold.
+    ws = network.workspace(len(inputs), backward=True)
+    network.forward(inputs, ws)
 
-    Raises:
-        UserError: parquet needs a package that is not here.
-    """
-    found = load(args.path)
-    file = Path(args.out) if args.out else found.path / f"{found.path.resolve().name}.{args.format}"
-    frame = found.frame
-    if file.suffix == ".parquet":
-        try:
-            frame.to_parquet(file, index=False)
-        except ImportError as error:
-            raise UserError("--format parquet: needs a package that is not here; pip install pyarrow") from error
-    else:
-        frame.to_csv(file, index=False)
-    print(file)
-    return 0
+    def stacked(array: torch.Tensor) -> Floats:
+        # A dense network by itself has no axis of replicates.
+        array = array if array.dim() > 2 else array.unsqueeze(0)
+        return array.clone().cpu().numpy()
+
+    return Hidden(stacked(ws.h[layer - 1]), stacked(ws.a[layer - 1]), network.probabilities(layer).numpy())
 
 
 def _parsed(parser: argparse.ArgumentParser, what: Any, chosen: dict[str, Any]) -> argparse.Namespace:

@@ -147,7 +147,7 @@ COMMANDS: dict[str, Command] = {
     "predict": _command("mfrun.predict:main"),
     "ensemble": _command("mfrun.study.ensemble:main", "ensemble"),
     "report": _command("mfrun.study.report:main", "report"),
-    "export": _command("mfrun.api:export", "export"),
+    "export": _command("mfrun.export:main", "export"),
     "status": _command("mfrun.runs.status:main", "status"),
     "data": _command("mfrun.study.data:main"),
     "completion": _command("mfrun.shell.completion:main"),

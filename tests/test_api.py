@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from commands import ARRAYS, LIMIT, TINY, here
-from formats import write_arrays
+from formats import images, write_arrays
 
 import mfrun
+from mfrun.dynamics.labels import effective_types
 from mfrun.errors import UserError
 
 SEVERAL = ["threads=1", *TINY[2:], "steps=20"]
@@ -176,6 +177,76 @@ def test_export(sweep: mfrun.Sweep, format: str, capsys: pytest.CaptureFixture[s
     assert code == 0
     frame = pd.read_csv("table.csv") if format == "csv" else pd.read_parquet("table.parquet")
     pd.testing.assert_frame_equal(frame, sweep.frame, check_dtype=False)
+
+
+def test_a_data_set_as_a_hidden_layer_sees_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Features are a_2 by hand, in the order of the data set; another network learns from the file that holds them."""
+    write_arrays(Path("a.npz"))
+    assert here("train", *ARRAYS, "width=6", "replicates=2", "steps=20", "dir=r") == 0
+    run = mfrun.load("r")
+    assert isinstance(run, mfrun.Run)
+    assert here("export", "r", "--features", "2", "--replicate", "1", "--out", "f.npz") == 0
+    assert "f.npz" in capsys.readouterr().out
+    with np.load("f.npz") as file, np.load("a.npz") as source:
+        written, raw = dict(file), dict(source)
+    for split in ("train", "test"):
+        assert written[f"y_{split}"].tolist() == raw[f"y_{split}"].tolist()
+        a = run.hidden(raw[f"x_{split}"], 2).a[1]
+        np.testing.assert_allclose(written[f"x_{split}"], a.T, rtol=1e-6)
+    # The outputs are affine in them, and the rest of the network is not: 20 samples, 6 features.
+    yhat = run.predict(raw["x_train"]).yhat
+    rows = np.column_stack([written["x_train"], np.ones(20)])
+    left = [np.abs(y - rows @ np.linalg.lstsq(rows, y, rcond=None)[0]).max() for y in yhat]
+    assert left[1] < 1e-5 < left[0]
+    assert here("train", *ARRAYS, "dataset.path=f.npz", "steps=5", "dir=again") == 0
+    assert tuple(mfrun.Run("again").hidden(written["x_test"], 1).h.shape) == (1, 4, 10)
+
+
+def test_features_of_a_cnn_are_its_channels_and_pixels() -> None:
+    """Samples last in what is hidden, rows in what is written; the output is the layer's average."""
+    (x, y), (u, v) = (images(seed, 12, (8, 8, 3), 3) for seed in (0, 1))
+    np.savez("a.npz", x_train=x, y_train=y % 3, x_test=u, y_test=v % 3)
+    layers = "architecture.layers=[{stride:2},{ratio:2,pool:2}]"
+    words = ["dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy", "architecture=cnn", layers]
+    run = mfrun.train(["threads=1", *words, "width=3", "steps=3", "batch=5", "dir=r"])
+    for layer in (1, 2):
+        a = run.hidden(u, layer).a[0]
+        assert a.ndim == 4
+        np.testing.assert_allclose(run.hidden(u[:5], layer).a[0], a[..., :5], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(run.features(layer)["x_test"], np.moveaxis(a, -1, 0).reshape(12, -1))
+        # How many types a layer has is about its filters.
+        s = np.linalg.svd(a.reshape(len(a), -1), compute_uv=False) ** 2
+        types = effective_types(run.network(), torch.from_numpy(u.reshape(12, -1)) / 127.5 - 1)
+        assert types[layer - 1] == pytest.approx(s.sum() ** 2 / (s**2).sum(), rel=1e-4)
+    # Eq. (1) of a CNN: the average over 6 filters and 2 x 2 pixels.
+    W, b = (run.network().state()[k][0].numpy() for k in ("W3", "b3"))
+    yhat = np.einsum("nhwb,onhw->bo", run.hidden(x, 2).a[0], W) / (6 * 4)
+    np.testing.assert_allclose(yhat + b, run.predict(x).yhat[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["s", "--features", "1"], "s: --features are those of one run, and here are 2"),
+        (["s/width=3", "--features", "3"], "layer=3: the hidden layers are 1 to 2"),
+        (["s/width=3", "--features", "1", "--replicate", "1"], "replicate=1: the replicates are 0 to 0"),
+        (["s/width=3", "--features", "1", "--out", "f.csv"], "--out f.csv: features are written as .npz"),
+        (["s/width=3", "--features", "1", "--out", "nowhere/f.npz"], "nowhere/f.npz: cannot be written"),
+        (["s/width=inf", "--features", "1"], "features are those of n real neurons"),
+        (["g", "--features", "1"], "g: its data set draws fresh samples"),
+    ],
+)
+def test_features_that_are_not_there(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_arrays(Path("a.npz"))
+    if words[0].startswith("s"):
+        assert here("sweep", *ARRAYS[:1], *ARRAYS[2:], "widths=[3,inf]", *LIMIT, "steps=2", "dir=s") == 0
+    else:
+        assert here("train", *TINY, "steps=2", "dir=g") == 0
+    capsys.readouterr()
+    assert here("export", *words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
 
 
 def test_importing_is_light_and_names_are_there() -> None:

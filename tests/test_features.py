@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import pickle
 import random
 import re
@@ -27,7 +28,7 @@ from mfrun.config import Config
 from mfrun.dynamics.experiment import load_problem
 from mfrun.errors import ConfigError, UserError
 from mfrun.problems.chunks import ROWS, Chunk, ChunkedArrays
-from mfrun.problems.features import VGG16Features, features, read_vgg16
+from mfrun.problems.features import VGG16Features, features, read_vgg16, untrained_vgg16
 from mfrun.problems.problem import FiniteProblem
 from mfrun.problems.tasks import Task
 
@@ -147,6 +148,25 @@ def test_both_of_torchs_formats_are_read(weights: Path) -> None:
     torch.save(torch.load(weights), "old.pth", _use_new_zipfile_serialization=False)
     old, new = read_vgg16(Path("old.pth")).state_dict(), read_vgg16(weights).state_dict()
     assert all(torch.equal(old[k], new[k]) for k in new)
+
+
+def test_untrained_weights_need_no_file_and_are_the_same_everywhere() -> None:
+    """He's law: biases 0, deviation sqrt(2 / (9 n_in)); and one network for ever."""
+    arrays = write_images()
+    for root in ("one", "two"):
+        component(Path("untrained"), root=root).prepare(CPU)
+    one, two = (load(Path("untrained"), root=root).data["train"][0] for root in ("one", "two"))
+    assert torch.equal(one, two)
+    assert one.float().std() > 0.1
+    vgg16 = untrained_vgg16()
+    torch.testing.assert_close(features(vgg16, torch.from_numpy(arrays["x_train"]), 32), one, rtol=2**-9, atol=1e-3)
+    for name, p in vgg16.named_parameters():
+        if "weight" in name:
+            assert float(p.std()) == pytest.approx(math.sqrt(2 / p[0].numel()), rel=0.1)
+        else:
+            assert not p.any()
+    with pytest.raises(ConfigError, match="no such file; untrained draws weights"):
+        component(Path("untraned")).prepare(CPU)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -131,13 +131,13 @@ class ConvWorkspace:
 
     @property
     def h(self) -> list[Tensor]:
-        """h_1 .. h_L, (S, B, n_l, height, width)."""
-        return [torch.stack([here.h for here in layer]) for layer in zip(*self.traces, strict=True)]
+        """h_1 .. h_L, (S, n_l, height, width, B)."""
+        return [torch.stack([here.h for here in layer]).movedim(1, -1) for layer in zip(*self.traces, strict=True)]
 
     @property
     def a(self) -> list[Tensor]:
         """a_1 .. a_L, pooled."""
-        return [torch.stack([here.a for here in layer]) for layer in zip(*self.traces, strict=True)]
+        return [torch.stack([here.a for here in layer]).movedim(1, -1) for layer in zip(*self.traces, strict=True)]
 
 
 class Conv(Network[ConvWorkspace]):

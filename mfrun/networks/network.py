@@ -21,7 +21,7 @@ class Workspace(Protocol):
 
     @property
     def h(self) -> Sequence[Tensor]:
-        """h_1 .. h_L after a forward pass, where a backward pass may follow it."""
+        """h_1 .. h_L after a forward pass where a backward pass may follow it: replicates first, samples last."""
 
     @property
     def a(self) -> Sequence[Tensor]:

@@ -28,6 +28,8 @@ from mfrun.runs.progress import INTERVAL, say
 STRIDE, CHANNELS = 32, 512
 # Hexadecimal digits of a sha256 that name a file of weights: torchvision's own convention, vgg16-397923af.pth.
 DIGITS = 8
+# The word in the place of a file that asks for weights as a network starts with them.
+UNTRAINED = "untrained"
 
 
 @register("dataset", "vgg16")
@@ -42,7 +44,8 @@ class VGG16Features:
     Attributes:
         source: the node of a data set of images, 8 bits a pixel.
         root: folder whose ``vgg16/`` holds the features.
-        weights: file of VGG16's weights; empty for torchvision's, trained on ImageNet.
+        weights: file of VGG16's weights; empty for torchvision's, trained on ImageNet; ``untrained`` for weights as
+            they are before training, always the same ones: what features owe to the architecture alone.
         size: pixels in the side of an upscaled image, a multiple of 32; the paper takes 128.
         images: how many pass through VGG16 at once.
     """
@@ -71,7 +74,7 @@ class VGG16Features:
             UserError: the source cannot be read; the features are damaged, or have not all been computed.
         """
         source = self._source()
-        arrays = self._arrays(source, _digest(self._weights_file())[:DIGITS] if self.weights else _published()[1])
+        arrays = self._arrays(source, self._digits() if self.weights else _published()[1])
         missing, chunks = arrays.missing(), arrays.chunks()
         if missing:
             done = sum(c.last - c.first for c in chunks) - sum(c.last - c.first for c in missing)
@@ -90,14 +93,15 @@ class VGG16Features:
             ConfigError: the source has no images, or the weights are not VGG16's.
             UserError: the weights cannot be fetched, or the features not be written.
         """
-        source, file = self._source(), self._weights_file()
-        digest = _digest(file)
-        if not self.weights and not digest.startswith(_published()[1]):
+        source, digits = self._source(), self._digits()
+        if not self.weights and digits != _published()[1]:
+            file = self._weights_file()
             raise UserError(f"{file}: is damaged (its sha256 is not that in its name); remove it to fetch it again")
-        arrays = self._arrays(source, digest[:DIGITS])
+        arrays = self._arrays(source, digits)
         if not arrays.missing():
             return
-        vgg16 = read_vgg16(file).to(device).to(memory_format=torch.channels_last)
+        vgg16 = untrained_vgg16() if self.weights == UNTRAINED else read_vgg16(self._weights_file())
+        vgg16 = vgg16.to(device).to(memory_format=torch.channels_last)
         pixels = {split: x.view(-1, *_image(source)) for split, (x, _) in source.data.items()}
         with arrays.locked():
             self._compute(vgg16, pixels, arrays, arrays.missing(), device)
@@ -175,11 +179,15 @@ class VGG16Features:
         finally:
             bar.close()
 
+    def _digits(self) -> str:
+        """What tells these weights from others."""
+        return UNTRAINED if self.weights == UNTRAINED else _digest(self._weights_file())[:DIGITS]
+
     def _weights_file(self) -> Path:
         """The file of weights; torchvision's is fetched where it is missing."""
         if self.weights:
             if not Path(self.weights).is_file():
-                raise ConfigError("dataset.weights", self.weights, "no such file")
+                raise ConfigError("dataset.weights", self.weights, f"no such file; {UNTRAINED} draws weights")
             return Path(self.weights)
         url, digits = _published()
         file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
@@ -232,13 +240,11 @@ def read_vgg16(file: Path) -> nn.Module:
     Raises:
         ConfigError: it is not that.
     """
-    import torchvision
 
     def refuse(why: str) -> ConfigError:
         return ConfigError("dataset.weights", file, why)
 
-    with torch.device("meta"):  # Only the shapes are wanted.
-        vgg16 = torchvision.models.vgg16().features.eval()
+    vgg16 = _shapes()
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # Whatever torch's reader meets.
@@ -253,6 +259,28 @@ def read_vgg16(file: Path) -> nn.Module:
         found[name] = value.float()
     vgg16.load_state_dict(found, assign=True)
     return vgg16
+
+
+def untrained_vgg16() -> nn.Module:
+    """VGG16's convolutional layers before training: He's deviations, which keep the size of what passes, and no biases.
+
+    They are always the same ones. Torchvision's own start, which goes by fan-out, would make the features 20 times
+    smaller.
+    """
+    vgg16, generator = _shapes().to_empty(device="cpu"), torch.Generator().manual_seed(0)
+    for layer in vgg16.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
+    return vgg16
+
+
+def _shapes() -> nn.Module:
+    """VGG16's convolutional layers without numbers."""
+    import torchvision
+
+    with torch.device("meta"):
+        return torchvision.models.vgg16().features.eval()
 
 
 def _published() -> tuple[str, str]:
