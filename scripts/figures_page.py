@@ -10,23 +10,18 @@ what the runs show. What was not run says so; no number on the page comes from a
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from figures_claims import CLAIMS, falls, references
+from figures_runs import Figure, find
 
-from mfrun.config import conf_dir
-from mfrun.errors import UserError
-from mfrun.runs.directory import SWEEP, find_runs, load_yaml, read_sweep
 from mfrun.runs.status import duration
 from mfrun.shell import options
 from mfrun.study import plot
-from mfrun.study.convergence import Fit, rms, study
-from mfrun.study.curves import Curve, default_metrics, describe, is_limit, load
+from mfrun.study.curves import default_metrics, is_limit, stood_label
 
 NOT_RUN = "not run"
 HEAD = """\
@@ -44,71 +39,12 @@ not run says so.
 
 "Gap" is the root mean square distance of one network's loss to the reference's over the logarithmic grid of steps, and
 r the rate in gap ~ n^-r with its 95 % interval, as `mfrun compare` has them. The paper compares finite widths with one
-another, so the largest width is a reference beside n = infinity.
+another, so the largest width is a reference beside n = infinity. A verdict is *confirmed* where r > 0 beyond its
+interval and the widest network stays within 5 % of the loss's range of the reference, or *up to* the step where it
+leaves or the run ends; "close to zero" is taken as below 1 %, "a significant fraction" as above 5 %, "about" as within
+1 % and the sampling error; *not seen* is what a run that was cut short may still show, *undecided* what its interval
+leaves open.
 """
-
-
-@dataclass
-class Figure:
-    """A preset and the sweep of it, if there is one.
-
-    Attributes:
-        name: of the preset.
-        folder: the sweep; None where it was not run.
-        overrides: what was typed, by key.
-        curves: of its runs.
-        notes: what keeps the sweep from being whole.
-    """
-
-    name: str
-    folder: Path | None = None
-    overrides: dict[str, str] = field(default_factory=dict)
-    curves: list[Curve] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        return str(load_yaml(conf_dir() / "figure" / f"{self.name}.yaml").title)
-
-    def steps(self) -> int:
-        """Of the preset in full."""
-        file = conf_dir() / "figure" / f"{self.name}.yaml"
-        while "steps" not in (node := load_yaml(file)):
-            file = file.with_stem(str(node.defaults[0]))
-        return int(node.steps)
-
-    def step(self) -> int:
-        """The last step of the shortest curve."""
-        return min(int(c.times().index[-1]) for c in self.curves)
-
-    def settings(self) -> list[tuple[str, list[Curve]]]:
-        """The curves of each setting beside the width."""
-        found: dict[str, list[Curve]] = {}
-        for curve in self.curves:
-            found.setdefault(describe(curve.setting), []).append(curve)
-        return list(found.items())
-
-    def loss(self) -> str:
-        """The loss that is compared: of the population, or of the test set."""
-        return next(m for m in ("population_loss", "test_loss") if m in self.curves[0].metrics())
-
-    def error(self) -> str:
-        """The error beside it."""
-        return self.loss().replace("_loss", "_error")
-
-
-@dataclass
-class Claim:
-    """What the paper says, where, of which figures, and what of it the runs of one figure show.
-
-    Attributes:
-        measure: a line for a figure that was run.
-    """
-
-    words: str
-    source: str
-    figures: list[str]
-    measure: Callable[[Figure], str]
 
 
 def main() -> None:
@@ -129,27 +65,6 @@ def main() -> None:
     print(out)
 
 
-def find(root: Path) -> dict[str, Figure]:
-    """Every preset, with its longest sweep below a folder."""
-    names = sorted((f.stem for f in (conf_dir() / "figure").glob("*.yaml")), key=_order)
-    figures = {name: Figure(name) for name in names}
-    for file in sorted(root.rglob(SWEEP)) if root.is_dir() else []:
-        overrides = dict(w.split("=", 1) for w in (read_sweep(file.parent) or {})["overrides"])
-        name = overrides.get("figure")
-        if name not in figures:
-            continue
-        try:
-            curves, _ = load([str(file.parent)], latest=False)
-        except UserError:
-            continue
-        found = Figure(name, file.parent, overrides, curves)
-        states = {run.path.name: run.status()["state"] for run in find_runs(file.parent)}
-        found.notes = [f"{run}: {state}" for run, state in states.items() if state != "finished"]
-        if figures[name].folder is None or found.step() > figures[name].step():
-            figures[name] = found
-    return figures
-
-
 def page(figures: dict[str, Figure], pictures: str) -> str:
     """The page's text."""
     lines = [HEAD]
@@ -158,17 +73,19 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
         left = [name for name in claim.figures if figures[name].folder is None]
         lines += [f"### {claim.words} ({claim.source})", ""]
         if run:
-            lines += ["| figure | steps | measured |", "|---|---|---|"]
+            lines += ["| figure | steps | measured | verdict |", "|---|---|---|---|"]
             for f in run:
-                lines.append(f"| [{f.name}](#{_anchor(f.title)}) | {f.step()} of {f.steps()} | {claim.measure(f)} |")
+                found = claim.measure(f)
+                steps = f"{f.step()} of {f.steps()}"
+                lines.append(f"| [{f.name}](#{_anchor(f.title)}) | {steps} | {found.measured} | {found.verdict} |")
             lines.append("")
         if left:
             lines += [f"{NOT_RUN.capitalize()}: {', '.join(left)}.", ""]
-    lines += ["## The figures"]
+    lines += ["## What n = infinity changes of these readings", "", *changed(figures), "", "## The figures"]
     for figure in figures.values():
         lines += ["", f"### {figure.title}", ""]
         if figure.folder is None:
-            lines.append(f"`mfrun sweep +figure={figure.name}`: {NOT_RUN}.")
+            lines.append(f"`mfrun sweep {figure.command}`: {NOT_RUN}.")
             continue
         lines += [f"    {command(figure)}", "", f"![{figure.title}]({pictures}/{figure.name}.png)", ""]
         lines += [final_values(figure), "", f"Time taken: {duration(seconds(figure))}, all runs one after another."]
@@ -177,6 +94,28 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
         if figure.notes:
             lines.append(f"Not finished: {', '.join(figure.notes)}.")
     return "\n".join(lines) + "\n"
+
+
+def changed(figures: dict[str, Figure]) -> list[str]:
+    """The figures whose finite widths agree with one another for longer, or more surely, than with the limit."""
+    rows = []
+    for figure in figures.values():
+        if figure.folder is None:
+            continue
+        found: dict[str, dict[str, str]] = {}
+        for setting, kind, s in references(figure):
+            found.setdefault(setting, {})[kind] = falls(s, figure)
+        for setting, of in found.items():
+            if len(of) == 2 and len(set(of.values())) == 2:
+                name = f"[{figure.name}](#{_anchor(figure.title)})" + (f" [{setting}]" if setting else "")
+                rows.append(f"| {name} | {' | '.join(of.values())} |")
+    if not rows:
+        return ["Nothing: wherever both were run, the widths agree with the limit as they do with one another."]
+    head = (
+        'Where the verdict on "increasingly matching" changes as the limit, in the place of the largest width, becomes '
+        "the reference:"
+    )
+    return [head, "", "| figure | among widths | with n = inf |", "|---|---|---|", *rows]
 
 
 def command(figure: Figure) -> str:
@@ -205,7 +144,8 @@ def final_values(figure: Figure) -> str:
     for setting, curves in figure.settings():
         for curve in curves:
             last = {m: curve.table(m).iloc[-1] for m in metrics}
-            row = {"n": "infinity" if is_limit(curve) else curve.label} | ({"setting": setting} if setting else {})
+            named = "infinity" if is_limit(curve) else stood_label(curve.width, curve.neurons)
+            row = {"n": named} | ({"setting": setting} if setting else {})
             row |= {"step": str(curve.times().index[-1]), "networks": str(len(last[metrics[0]]))}
             for m, values in last.items():
                 bar = curve.bar(m)
@@ -216,141 +156,8 @@ def final_values(figure: Figure) -> str:
     return head + "\n".join(f"| {' | '.join(map(str, row))} |" for row in frame.to_numpy())
 
 
-# -- what is measured -------------------------------------------------------------------------------------------------
-
-
-def matching(figure: Figure) -> str:
-    """Gaps to the largest width and to the limit."""
-    said = []
-    for setting, curves in figure.settings():
-        finite = [c for c in curves if not is_limit(c)]
-        for some in (finite, curves if len(curves) > len(finite) else []):
-            if len(some) < 2:
-                continue
-            s = study(some, figure.loss(), 0.05, absolute=False)
-            gaps = ", ".join(f"{rms(g.of_one()):.2g} at n = {int(g.width)}" for g in s.gaps)
-            of = f" [{setting}]" if setting else ""
-            said.append(f"gap to n = {s.reference}{of}: {gaps}{_rate(s.fit_one)}")
-    return "<br>".join(said) or "one width only"
-
-
-def near_zero(figure: Figure) -> str:
-    """The classification error at the end."""
-    return f"classification error at the end {_each(figure, lambda c: f'{_last(c, figure.error()):.2g}')}"
-
-
-def nonpositive(figure: Figure) -> str:
-    """The share of non-positive pre-activations in layers l > 1, from the first row to the last."""
-
-    def shares(curve: Curve) -> str:
-        layers = [m for m in curve.metrics() if m.startswith("nonpositive_") and m != "nonpositive_1"]
-        ends = [(curve.table(m).mean(axis=1).iloc[0], curve.table(m).mean(axis=1).iloc[-1]) for m in layers]
-        return ", ".join(f"{100 * a:.1f} to {100 * b:.1f}" for a, b in ends)
-
-    return f"% in layers 2, 3, ... {_each(figure, shares, only=_widest(figure))}"
-
-
-def two_starts(figure: Figure) -> str:
-    """The distance between the two settings of tau2, at step 0 and the largest over the run."""
-    said = []
-    by_width: dict[str, list[Curve]] = {}
-    for curve in figure.curves:
-        by_width.setdefault(curve.label, []).append(curve)
-    for label, pair in by_width.items():
-        if len(pair) == 2:
-            one, other = (c.table(figure.loss()).mean(axis=1) for c in pair)
-            apart = (one - other).abs().dropna()
-            said.append(f"n = {label}: {apart.iloc[0]:.2g} and {apart.max():.2g}")
-    return f"distance in loss at step 0 and at most, {'; '.join(said)}" if said else "one value of tau2 only"
-
-
-def overfits(figure: Figure) -> str:
-    """Where the test loss was least."""
-
-    def valley(curve: Curve) -> str:
-        loss = curve.table("test_loss").mean(axis=1)
-        return f"{loss.min():.3g} at step {loss.idxmin()}, {loss.iloc[-1]:.3g} at the end"
-
-    return f"least test loss {_each(figure, valley, only=_widest(figure))}"
-
-
-def test_error(width: int) -> Callable[[Figure], str]:
-    """The test error at the end of one width."""
-
-    def measure(figure: Figure) -> str:
-        there = [c for c in figure.curves if c.width == width]
-        return f"{100 * _last(there[0], 'test_error'):.1f} % at n = {width}" if there else f"n = {width} {NOT_RUN}"
-
-    return measure
-
-
-def _each(figure: Figure, words: Callable[[Curve], str], only: list[float] | None = None) -> str:
-    parts = []
-    for setting, curves in figure.settings():
-        of = f" [{setting}]" if setting else ""
-        parts += [f"n = {c.label}{of}: {words(c)}" for c in curves if only is None or c.width in only]
-    return "; ".join(parts)
-
-
-def _widest(figure: Figure) -> list[float]:
-    """The largest finite width, and the limit."""
-    return [max(c.width for c in figure.curves if not is_limit(c)), math.inf]
-
-
-def _last(curve: Curve, metric: str) -> float:
-    return float(curve.table(metric).mean(axis=1).iloc[-1])
-
-
-def _rate(f: Fit) -> str:
-    if math.isnan(f.rate):
-        return ""
-    return f", r = {f.rate:.2f}" + (f" [{f.low:.2f}, {f.high:.2f}]" if f.source else "")
-
-
-def _order(name: str) -> tuple[int, bool, str]:
-    """Figures by number; the top row before the bottom one."""
-    number = re.match(r"fig(\d+)", name)
-    return (int(number[1]) if number else 0, "bottom" in name, name)
-
-
 def _anchor(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-
-
-CLAIMS = [
-    Claim(
-        '"the curves become increasingly matching on the whole training period as n increases"',
-        "Section 4.2.2",
-        ["fig5_top", "fig5_bottom", "fig6a", "fig6b", "fig6c", "fig8a", "fig8b", "fig8c"],
-        matching,
-    ),
-    Claim(
-        '"the larger n, the better the curves match"',
-        "Section 4.2.2",
-        ["fig10a", "fig10b", "fig10c", "fig11"],
-        matching,
-    ),
-    Claim('"the good match among the networks - the larger n, the better match"', "Appendix C", ["fig12"], matching),
-    Claim('"close to zero classification error" on the Gaussians', "Section 4.2.2", ["fig5_top", "fig10a"], near_zero),
-    Claim(
-        'layers l > 1 are "initialized to be completely in the linear region of the ReLU"; at the end the number of '
-        'non-positive pre-activations "amounts to a significant fraction"',
-        "Section 4.2.2",
-        ["fig5_top", "fig6a", "fig6b", "fig6c", "fig8a", "fig8b", "fig8c"],
-        nonpositive,
-    ),
-    Claim(
-        '"the value of tau2 does not affect the initial values", yet "the two initializations yield two different '
-        'trajectories"',
-        "Section 4.2.2",
-        ["fig5_bottom", "fig7", "fig9"],
-        two_starts,
-    ),
-    Claim('"the networks overfit in the CIFAR-10 task"', "Section 4.2.2", ["fig8a", "fig8b", "fig8c"], overfits),
-    Claim('test error "of about 43%", 4 layers, n = 800', "Section 4.2.2", ["fig8b"], test_error(800)),
-    Claim('test error "of about 14%" with VGG16 features, n = 800', "Section 4.2.2", ["fig11"], test_error(800)),
-    Claim('test error "about 27%" of the CNN, n = 400', "Appendix C", ["fig12"], test_error(400)),
-]
 
 
 if __name__ == "__main__":

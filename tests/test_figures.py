@@ -189,17 +189,20 @@ def test_budget_is_a_fraction_of_the_steps() -> None:
     assert content(compose(["steps=0", "budget=0.5"], []))["steps"] == 0
 
 
-def write_runs(folder: Path, figure: str, tau2s: list[float], widths: list[float], metrics: tuple[str, str]) -> None:
-    """A sweep of a preset as the runner writes it: loss = error = e^(-k/50) + 3/n + tau2 k / 1000."""
+def write_runs(
+    folder: Path, figure: str, tau2s: list[float], widths: list[float], metrics: tuple[str, str], rise: float = 0.001
+) -> None:
+    """A sweep of a preset as the runner writes it: loss = error = e^(-k/50) + 3/n + rise tau2 k."""
     write_sweep(folder, {"overrides": [f"figure={figure}", "budget=0.001", "threads=1"], "swept": ["width"]})
     for n in widths:
         for tau2 in tau2s:
             run = RunDirectory(folder / f"width={n},init.tau2={tau2}")
             run.create({"width": "inf" if n == math.inf else n, "init": {"tau2": tau2}, "dataset": {"name": "x"}})
             for k in (0, 1, 10, 100):
-                value = math.exp(-k / 50) + 3 / n + tau2 * k / 1000
+                value = math.exp(-k / 50) + 3 / n + rise * tau2 * k
                 row = {"step": k, "t": k * 0.01, "replicate": 0} | dict.fromkeys(metrics, value)
                 row |= {f"{m}_bar": 0.001 for m in metrics} if n == math.inf else {}
+                row |= {"train_loss": math.exp(-k / 50), f"{metrics[0]}_se": 0.01}
                 row |= {"nonpositive_1": 0.5, "nonpositive_2": 0.002 * k}
                 run.append([row | {"wall_seconds": 0.2 * k}])
             run.write_status("finished", step=100, steps=100)
@@ -210,19 +213,33 @@ def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) ->
     write_runs(tmp_path / "a", "fig5_top", [0.1], [50, 100, 200, math.inf], ("population_loss", "population_error"))
     write_runs(tmp_path / "b", "fig7", [0.1, 2.0], [100, math.inf], ("test_loss", "test_error"))
     write_runs(tmp_path / "c" / "d", "fig8b", [0.1], [200, 800], ("test_loss", "test_error"))
+    write_runs(tmp_path / "e", "fig8a", [0.1], [200, 400], ("test_loss", "test_error"), rise=0.1)
+    write_runs(tmp_path / "fig11_cnn", "fig11", [0.1], [200], ("test_loss", "test_error"))
     script = Path(__file__).parent.parent / "scripts" / "figures_page.py"
     command = [sys.executable, str(script), "--runs", str(tmp_path), "--out", str(tmp_path / "page.md")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "page.md").read_text()
     assert "gap to n = inf: 0.06 at n = 50, 0.03 at n = 100, 0.015 at n = 200, r = 1.00 [1.00, 1.00]" in text
+    # 0.015 is less than a twentieth of the loss's range; two widths beside the largest one give no interval.
+    verdicts = (
+        "among widths: undecided (too few networks for an interval of r)<br>with n = inf: confirmed up to step 100"
+    )
+    assert f"| {verdicts} |" in text
+    assert "| [fig5_top](#figure-5-top-isotropic-gaussians-5-layers) | undecided" in text.split("## What n = inf")[1]
     assert "gap to n = 200: 0.045 at n = 50, 0.015 at n = 100" in text
     assert "n = 100: 0 and 0.19; n = inf: 0 and 0.19" in text
     assert f"{100 * (math.exp(-2) + 3 / 800 + 0.01):.1f} % at n = 800" in text
-    assert "n = 200: 0.0 to 20.0" in text
+    assert "n = 200: 0.0 to 20.0; n = inf: 0.0 to 20.0 | confirmed up to step 100 |" in text
+    assert "n = 800: 0.149 at step 100, 0.149 +- 0.02 at the end | not seen by step 100 |" in text
+    assert "n = 400: 0.926 at step 10, 1.14 +- 0.02 at the end | confirmed up to step 100 |" in text
+    assert "n = 800, step 100 | not seen by step 100 |" in text
+    assert "features of a CNN trained here" in text
     assert "100 of 100000" in text
     assert "    mfrun sweep +figure=fig7 budget=0.001\n" in text
     assert "Time taken: 1m20s" in text
-    for name in set(CAPTIONS) - {"fig5_top", "fig7", "fig8b"}:
+    for name in set(CAPTIONS) - {"fig5_top", "fig7", "fig8a", "fig8b"}:
         assert f"`mfrun sweep +figure={name}`: not run." in text
-    assert {f.name for f in (tmp_path / "page").iterdir()} == {"fig5_top.png", "fig7.png", "fig8b.png"}
+    assert {f.name for f in (tmp_path / "page").iterdir()} == {
+        f"{name}.png" for name in ("fig5_top", "fig7", "fig8a", "fig8b", "fig11_cnn")
+    }

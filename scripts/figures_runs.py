@@ -1,0 +1,124 @@
+"""The sweeps of the paper's figures that are on disk: every preset with the longest sweep of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mfrun.config import conf_dir, parse_width
+from mfrun.errors import UserError
+from mfrun.runs.directory import SWEEP, find_runs, load_yaml, read_sweep
+from mfrun.study.curves import Curve, describe, is_limit, load
+
+# Sweeps of a preset on other data than the paper's, by the name of their folder, and what they are on.
+VARIANTS = {
+    "fig11_untrained": "features of an untrained VGG16",
+    "fig11_cnn": "features of a CNN trained here",
+}
+
+
+@dataclass
+class Figure:
+    """A preset and the sweep of it, if there is one.
+
+    Attributes:
+        name: of the preset, or of a variant.
+        folder: the sweep; None where it was not run.
+        overrides: what was typed, by key.
+        curves: of its runs.
+        notes: what keeps the sweep from being whole.
+    """
+
+    name: str
+    folder: Path | None = None
+    overrides: dict[str, str] = field(default_factory=dict)
+    curves: list[Curve] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def preset(self) -> Path:
+        """Its file."""
+        return conf_dir() / "figure" / f"{self.name.split('_')[0] if self.name in VARIANTS else self.name}.yaml"
+
+    @property
+    def title(self) -> str:
+        """Of the preset, and what a variant is on."""
+        title = str(load_yaml(self.preset).title)
+        return f"{title.split(':')[0]} on {VARIANTS[self.name]}" if self.name in VARIANTS else title
+
+    @property
+    def command(self) -> str:
+        """The words that name it to ``mfrun sweep``."""
+        return f"+figure={self.preset.stem}"
+
+    def steps(self) -> int:
+        """Of the preset in full."""
+        return int(self._of_preset("steps"))
+
+    def widths(self) -> list[float]:
+        """Of the preset, the limit among them."""
+        return [parse_width(w) for w in self._of_preset("widths")]
+
+    def _of_preset(self, key: str) -> Any:
+        """A key of the preset, or of the one that it builds on."""
+        file = self.preset
+        while key not in (node := load_yaml(file)):
+            file = file.with_stem(str(node.defaults[0]))
+        return node[key]
+
+    def step(self) -> int:
+        """The last step of the shortest curve."""
+        return min(int(c.times().index[-1]) for c in self.curves)
+
+    def whole(self) -> bool:
+        """Whether it was run to the preset's last step."""
+        return self.step() >= self.steps()
+
+    def settings(self) -> list[tuple[str, list[Curve]]]:
+        """The curves of each setting beside the width."""
+        found: dict[str, list[Curve]] = {}
+        for curve in self.curves:
+            found.setdefault(describe(curve.setting), []).append(curve)
+        return list(found.items())
+
+    def widest(self) -> list[float]:
+        """The largest real width, and the limit."""
+        return [max(c.width for c in self.curves if not is_limit(c) and c.neurons is None), math.inf]
+
+    def loss(self) -> str:
+        """The loss that is compared: of the population, or of the test set."""
+        return next(m for m in ("population_loss", "test_loss") if m in self.curves[0].metrics())
+
+    def error(self) -> str:
+        """The error beside it."""
+        return self.loss().replace("_loss", "_error")
+
+
+def find(root: Path) -> dict[str, Figure]:
+    """Every preset and variant, with its longest sweep below a folder."""
+    names = sorted([f.stem for f in (conf_dir() / "figure").glob("*.yaml")] + list(VARIANTS), key=_order)
+    figures = {name: Figure(name) for name in names}
+    for file in sorted(root.rglob(SWEEP)) if root.is_dir() else []:
+        overrides = dict(w.split("=", 1) for w in (read_sweep(file.parent) or {})["overrides"])
+        name = file.parent.name if file.parent.name in VARIANTS else overrides.get("figure")
+        if name not in figures:
+            continue
+        try:
+            curves, _ = load([str(file.parent)], latest=False)
+        except UserError:
+            continue
+        found = Figure(name, file.parent, overrides, curves)
+        states = {run.path.name: run.status()["state"] for run in find_runs(file.parent)}
+        found.notes = [f"{run}: {state}" for run, state in states.items() if state != "finished"]
+        if figures[name].folder is None or found.step() > figures[name].step():
+            figures[name] = found
+    return figures
+
+
+def _order(name: str) -> tuple[int, bool, str]:
+    """Figures by number; the top row before the bottom one."""
+    number = re.match(r"fig(\d+)", name)
+    return (int(number[1]) if number else 0, "bottom" in name, name)
