@@ -4,12 +4,15 @@
 #
 #     sh scripts/figures.sh minutes  every figure cut to half a per cent of its steps, small widths: that all of it works
 #     sh scripts/figures.sh hours    what a laptop does in over an hour, one core a run; the default
-#     sh scripts/figures.sh full     every dense figure to its last step: real widths to 800 (Figure 1: 1600), larger
-#                                    ones stood for by 800 neurons; many hours on two cores
+#     sh scripts/figures.sh full     every dense figure to its last step: real widths to 800 (Figures 1 and 8b: 1600),
+#                                    larger ones stood for by 256 neurons; Figure 12 with the widths that a core has
+#                                    hours for, Figure 11 on other features; many hours on two cores
 #     sh scripts/figures.sh gpu      every figure as its preset has it, one run at a time
 #
 # MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images
 # (docs/data.md), all but gpu take that for CIFAR-10.
+# Words of several keys are split on purpose.
+# shellcheck disable=SC2046,SC2086
 set -eu
 cd "$(dirname "$0")/.."
 OUT=outputs/figures
@@ -35,43 +38,71 @@ sweep() { core=$1; name=$2; shift 2
 short() { core=$1; name=$2; shift 2
     sweep "$core" "short/$name" "+figure=$name" particles.first=1024 particles.last=512 "$@"; }
 
+# Keys that put the .npz in the place of a preset's CIFAR-10, and that name VGG16's features before its training.
+if [ -n "${CIFAR:-}" ]; then
+    images="dataset=arrays dataset.path=$CIFAR loss=cross_entropy"
+    vgg16="arrays_vgg16 dataset.source.path=$CIFAR dataset.weights=untrained dataset.size=64"
+else
+    images='' vgg16='cifar10_vgg16 dataset.weights=untrained dataset.size=64'
+fi
+has_images() { [ -n "$images" ] || [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py" ]; }
+# A figure in full: real widths and the limit, and those that are stood for, to 10^12, in a folder of the same figure.
+few='particles.first=1024 particles.last=512'
+keys_of() { case $1 in fig8* | fig9 | fig10c | fig12) echo "$images" ;; esac; }
+core_of() { case $1 in fig8* | fig9 | fig10c) echo 1 ;; *) echo 0 ;; esac; }
+limits() { sweep "$(core_of "$1")" "full/$1" "+figure=$1" $(keys_of "$1") "$2" $few; }
+stand_ins() { sweep "$(core_of "$1")" "full/$1/stand_ins" "+figure=$1" $(keys_of "$1") neurons=256 \
+    'widths=[1600,2400,1e12]'; }
+
 # A figure of CIFAR-10, where that is there at all.
-images() { size=$1; name=$2; shift 2
-    if [ -n "${CIFAR:-}" ]; then
-        sweep 1 "$size/$name" "+figure=$name" dataset=arrays "dataset.path=$CIFAR" loss=cross_entropy "$@"
-    elif [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py" ]; then
-        sweep 1 "$size/$name" "+figure=$name" "$@"
-    fi; }
-cifar() { images short "$1" particles.first=1024 particles.last=512 "$2" "$3"; }
+cifar() {
+    size=$1 name=$2
+    shift 2
+    ! has_images || sweep 1 "$size/$name" "+figure=$name" $images "$@"
+}
 
 case $SIZE in
 minutes)
     cut='budget=0.005 evaluation.samples=2000 particles.first=512 particles.last=256'
-    # shellcheck disable=SC2086
     for name in fig1 fig5_top fig5_bottom fig6a fig6b fig6c fig7 fig10a fig10b; do
         sweep 0 "minutes/$name" "+figure=$name" 'widths=[50,100,inf]' $cut
     done
-    # shellcheck disable=SC2086
-    for name in fig8a fig8b fig8c fig9 fig10c; do images minutes $name 'widths=[50,100,inf]' $cut; done
+    for name in fig8a fig8b fig8c fig9 fig10c; do cifar minutes $name 'widths=[50,100,inf]' $cut; done
     exec python scripts/figures_page.py --runs "$OUT"
     ;;
 full)
-    few='particles.first=1024 particles.last=512'
-    # shellcheck disable=SC2086
     (
         for name in fig5_top fig5_bottom fig10a; do
-            sweep 0 "full/$name" "+figure=$name" 'widths=[50,100,200,400,800,inf]' $few
+            limits "$name" 'widths=[50,100,200,400,800,inf]'
         done
         for name in fig6b fig6a fig6c fig7 fig10b; do
-            sweep 0 "full/$name" "+figure=$name" neurons=800 'widths=[100,200,400,800,1600,2400,inf]' $few
+            limits "$name" 'widths=[100,200,400,800,inf]'
+            stand_ins "$name"
         done
-        sweep 0 full/fig1 +figure=fig1 'widths=[100,200,400,800,1600,inf]' $few
+        limits fig1 'widths=[100,200,400,800,1600,inf]'
+        # Beside them what linear theory makes of the first steps.
+        for name in fig5_top fig6a; do
+            pin 0 mfrun predict "+figure=$name" budget=0.1 predict.first=256 predict.tested=1 threads=1 \
+                "dir=$OUT/predicted/$name" "resume=$(resume "predicted/$name")"
+        done
     ) &
     first=$!
-    # shellcheck disable=SC2086
-    for name in fig8b fig8a fig8c fig9 fig10c; do
-        images full $name neurons=800 'widths=[100,200,400,800,1600,2400,inf]' $few
-    done
+    if has_images; then
+        # One real network of n = 1600 beside that which stands for it.
+        limits fig8b 'widths=[200,400,800,1600,inf]'
+        for name in fig8a fig8c fig9 fig10c; do limits "$name" 'widths=[200,400,800,inf]'; done
+        for name in fig8b fig8a fig8c fig9 fig10c; do stand_ins "$name"; done
+        # What a CNN does in the hours that it takes a core, and Figure 11 on what its last layer has learned.
+        sweep 1 full/fig12 +figure=fig12 $images 'widths=[16,32,64,inf]' particles.first=128 particles.last=128 \
+            evaluation.samples=2000
+        [ -e "$OUT/full/features.npz" ] ||
+            mfrun export "$OUT/full/fig12/width=64" --features 7 --out "$OUT/full/features.npz"
+        sweep 1 full/fig11_cnn +figure=fig11 dataset=arrays "dataset.path=$OUT/full/features.npz" \
+            loss=cross_entropy 'widths=[100,200,400,inf]' $few
+        # And on what VGG16 makes of images before it has learned anything: all of Figure 11's path but its weights.
+        pin 1 mfrun data $vgg16 threads=1
+        sweep 1 full/fig11_untrained +figure=fig11 "dataset=$vgg16" 'widths=[100,200,400,inf]' $few
+    fi
     wait "$first"
     exec python scripts/figures_page.py --runs "$OUT"
     ;;
@@ -99,9 +130,9 @@ short 1 fig6a 'widths=[100,200,400,inf]' budget=0.05
 short 1 fig6c 'widths=[100,200,400,inf]' budget=0.05
 short 1 fig7 'widths=[100,200,400,inf]' budget=0.05
 short 1 fig10b 'widths=[100,400,inf]' budget=0.05
-for name in fig8a fig8b fig8c fig10c; do cifar $name 'widths=[200,400,inf]' budget=0.02; done
-cifar fig9 'widths=[200,inf]' budget=0.02
-images short fig12 'widths=[16,32,inf]' budget=0.02 particles.first=128 particles.last=128 evaluation.samples=1000
+for name in fig8a fig8b fig8c fig10c; do cifar short $name 'widths=[200,400,inf]' budget=0.02 $few; done
+cifar short fig9 'widths=[200,inf]' budget=0.02 $few
+cifar short fig12 'widths=[16,32,inf]' budget=0.02 particles.first=128 particles.last=128 evaluation.samples=1000
 wait "$first"
 
 picture() { mfrun plot "$OUT/$1" --out "docs/$1.png" --title "$2"; }

@@ -59,8 +59,10 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     for figure in figures.values():
         if figure.folder is not None:
-            args = options.plot().parse_args([str(figure.folder), "--out", str(pictures / f"{figure.name}.png")])
-            plot.main(args)
+            words = [str(figure.folder), "--out", str(pictures / f"{figure.name}.png"), "--title", figure.title]
+            predicted = Path(args.runs) / "predicted" / figure.name
+            words += ["--predict", str(predicted)] if predicted.exists() else []
+            plot.main(options.plot().parse_args(words))
     out.write_text(page(figures, pictures.name))
     print(out)
 

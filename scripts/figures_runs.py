@@ -104,7 +104,9 @@ def find(root: Path) -> dict[str, Figure]:
     for file in sorted(root.rglob(SWEEP)) if root.is_dir() else []:
         overrides = dict(w.split("=", 1) for w in (read_sweep(file.parent) or {})["overrides"])
         name = file.parent.name if file.parent.name in VARIANTS else overrides.get("figure")
-        if name not in figures:
+        # A sweep in the folder of another is a part of it.
+        inside = any((up / SWEEP).exists() for up in file.parent.parents if up.is_relative_to(root))
+        if name not in figures or inside:
             continue
         try:
             curves, _ = load([str(file.parent)], latest=False)

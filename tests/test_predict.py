@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from mfrun.config import validated
 from mfrun.dynamics.experiment import Experiment, assemble
 from mfrun.networks.architecture import Perturbations
+from mfrun.shell import options
 from mfrun.shell.compose import compose
+from mfrun.study import plot
 from mfrun.study.prediction import Group, Growth, Law, growth_of, horizon, read
 
 SMALL = ["threads=1", "dtype=float64", "evaluation.samples=500", "evaluation.points_per_decade=5"]
@@ -285,11 +287,24 @@ def test_compare_lays_networks_beside_it(tmp_path: Path, monkeypatch: pytest.Mon
     table = pd.read_csv("c/compare_predicted.csv")
     assert sorted(table["width"].unique()) == [8, 64]
     law_of = read(Path("p"), ["population_loss"]).laws[0]
+    # Two edges for each width in the panel of the loss, and none in that of the error.
+    mean, half = law_of.band(8)
+    args = options.plot().parse_args(["real", "--predict", "p", "--metrics", "population_loss,population_error"])
+    loss, error = plot.draw(args)[0].axes
+    edges = [line for line in loss.lines if line.get_linewidth() < 1]
+    assert (len(edges), len(loss.lines), len(error.lines)) == (4, 6, 2)
+    k = np.asarray(edges[0].get_xdata(), int)
+    np.testing.assert_allclose(edges[0].get_ydata(), (mean - half).loc[k])
+    np.testing.assert_allclose(edges[1].get_ydata(), (mean + half).loc[k])
     at_end = table[table["step"] == 20].set_index("width")
     assert at_end["predicted_gap"][8] == pytest.approx(8 * at_end["predicted_gap"][64])
     s2, q2 = (float(column.loc[20]) ** 2 for column in (law_of.frame["s"], law_of.frame["q"]))
     assert at_end["predicted_deviation"][64] ** 2 == pytest.approx(s2 / 64 + q2 / 64**2)
     assert here("sweep", *words, "widths=[8,inf]", "init.tau2=0.5", "dir=another", "particles.first=64") == 0
+    assert here("plot", "another", "--predict", "p") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("mfrun: --predict p: is of init.tau2=0.1, and these")
+    assert here("plot", "another", "--widths", "inf", "--predict", "p") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "mfrun: --predict p: no finite width is drawn"
     assert here("compare", "another", "--predict", "p") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("mfrun: --predict p: is of init.tau2=0.1, and these networks of init.tau2=0.5")

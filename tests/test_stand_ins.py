@@ -197,6 +197,25 @@ def test_a_sweep_with_real_widths_stand_ins_and_the_limit(capfd: pytest.CaptureF
     assert curves("s/width=1000") == curves("t/width=1000")
 
 
+def test_a_width_both_real_and_stood_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two curves, not one of twice the networks: in the table, the picture and the report."""
+    words = [*SEVERAL, *LIMIT, "steps=30"]
+    assert here("sweep", *words, "widths=[12,inf]", "dir=s") == 0
+    assert here("sweep", *words, "widths=[12]", "neurons=6", "dir=s/stand_ins") == 0
+    real, stood, limit = mfrun.load("s").curves()
+    assert [(c.width, c.neurons) for c in (real, stood, limit)] == [(12, None), (12, 6), (math.inf, None)]
+    assert not real.table("population_loss").equals(stood.table("population_loss"))
+    capsys.readouterr()
+    assert here("compare", "s", "--metrics", "population_loss") == 0
+    said = capsys.readouterr().out
+    assert [line.split()[:3] for line in said.splitlines() if line.lstrip().startswith("12 ")][1] == ["12", "by", "6"]
+    figure = mfrun.plot("s", metrics="population_loss")
+    (legend,) = figure.legends
+    assert len({(line.get_linestyle(), str(line.get_color())) for line in legend.get_lines()}) == 3
+    assert [t.get_text() for t in legend.get_texts()] == ["$n = 12$", "$n = 12$ ($N = 6$)", r"$n = \infty$"]
+    assert here("report", "s") == 0
+
+
 SEVERAL = ["threads=1", *TINY[2:]]
 
 

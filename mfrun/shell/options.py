@@ -50,6 +50,7 @@ def plot() -> argparse.ArgumentParser:
     p.add_argument("--steps", metavar="K,K,...", help="of --weights: the states; up to four by default")
     p.add_argument("--widths", help="comma-separated widths to draw; all by default")
     p.add_argument("--se", action="store_true", help="also 1.96 standard errors of the evaluation's samples, dotted")
+    _beside_a_prediction(p)
     p.add_argument("--facet", metavar="KEY", help="a row of panels for each value of this key")
     p.add_argument("--style", action="append", metavar="KEY", help="draw only these keys' differences as line styles")
     p.add_argument("--x", choices=("step", "t"), default="step", help="horizontal axis (step)")

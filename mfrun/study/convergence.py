@@ -231,7 +231,7 @@ def fit(gaps: list[Gap], measure: Callable[[np.ndarray], float]) -> Fit:
     n = np.array([g.width for g in gaps], dtype=float)
     differences = [g.differences.to_numpy() for g in gaps]
     values = np.array([measure(m) for m in differences])
-    if len(gaps) < 2:
+    if len(set(n)) < 2:
         return Fit(why="a rate needs two widths beside the reference")
     if not (values > 0).all():
         return Fit(why="a gap is 0")

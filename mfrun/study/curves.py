@@ -177,17 +177,19 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
     for setting in settings:
         for key, value in setting.items():
             values.setdefault(key, set()).add(repr(value))
-    curves: dict[tuple[str, float], Curve] = {}
+    # A width that is stood for stays beside the real networks of that width.
+    curves: dict[tuple[str, float, int], Curve] = {}
     for (run, width, flat, frame), setting in zip(loaded, settings, strict=True):
         shown = {k: v for k, v in setting.items() if len(values[k]) > 1}
         seeds = (int(flat.get("seed.init", 0)), int(flat.get("seed.data", 0)))
         source = Source(run, frame, *seeds, flat.get("replicate_data") == "independent")
-        curve = curves.setdefault((repr(shown), width), Curve(width, shown, neurons=flat.get("neurons")))
+        neurons = flat.get("neurons")
+        curve = curves.setdefault((repr(shown), width, neurons or 0), Curve(width, shown, neurons=neurons))
         curve.sources.append(source)
     # Settings stay in the order in which their runs were found.
-    order = {key: i for i, key in enumerate(dict.fromkeys(key for key, _ in curves))}
+    order = {key: i for i, key in enumerate(dict.fromkeys(key for key, _, _ in curves))}
     folder = Path(paths[0]) if len(paths) == 1 else Path()
-    return [curves[k] for k in sorted(curves, key=lambda k: (order[k[0]], k[1]))], folder
+    return [curves[k] for k in sorted(curves, key=lambda k: (order[k[0]], *k[1:]))], folder
 
 
 def _setting(flat: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def law(n: np.ndarray, differences: list[np.ndarray], times: list[np.ndarray], t
 
     t = horizons(differences)
     left = np.isfinite(t)
-    count = int(left.sum())
+    count = len(np.unique(n[left]))
     if count < 3:
         return Law(widths=count, why="fewer than three widths leave the limit")
     a, b, half = line(np.log(n[left]), t[left])
@@ -93,7 +93,7 @@ def law(n: np.ndarray, differences: list[np.ndarray], times: list[np.ndarray], t
     for chosen in resampled(differences):
         again = horizons(chosen)
         both = left & np.isfinite(again)
-        if both.sum() >= 3:
+        if len(np.unique(n[both])) >= 3:
             slopes.append(line(np.log(n[both]), again[both])[1])
     low, high = np.quantile(slopes, (0.025, 0.975))
     return Law(a, b, float(low), float(high), "replicates", count)

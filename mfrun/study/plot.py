@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mfrun.errors import UserError
 from mfrun.runs.directory import read_sweep
-from mfrun.study import style
+from mfrun.study import predicted, style
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load, title
 
 # How a picture draws the error that all widths have in common, and what its legend says of it.
@@ -23,6 +23,8 @@ SAMPLES = {
     "linewidth": 0.7,
     "label": "$\\pm$ 1.96 standard\nerrors of the samples",
 }
+# And the edges of the bands that `mfrun predict` says networks of a width lie in.
+PREDICTED = {"color": "0.3", "linestyle": (0, (4, 1.5)), "linewidth": 0.8, "label": "predicted: 95 %\nof networks"}
 
 
 def main(args: argparse.Namespace) -> int:
@@ -61,16 +63,24 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             why = f"choose keys with --style, of {keys}, or --facet one"
             raise UserError(f"{len(settings)} settings to tell apart by line style; {why}")
         lines = dict(zip(settings, style.LINES, strict=False))
+        real = {c.width for c in curves if c.neurons is None}
         looks = [style.look(c.width, colours, lines[describe(c.setting, told)]) for c in curves]
+        looks = [
+            look | (style.BESIDE if c.neurons and c.width in real else {})
+            for c, look in zip(curves, looks, strict=True)
+        ]
         if args.weights:
             # It restores networks, and so needs torch, which curves do without.
             from mfrun.study import weights
 
             figure = weights.figure(curves, looks, args.steps)
         else:
-            figure = _figure(facets, dict(zip(map(id, curves), looks, strict=True)), args)
-        notes = [SAMPLES] if args.se and not args.weights else []
-        style.legend(figure, colours, {c.width: c.neurons for c in curves}, settings, notes)
+            of_curves = dict(zip(map(id, curves), looks, strict=True))
+            figure = _figure(facets, of_curves, args)
+            if args.predict:
+                _bands(figure, facets, of_curves, args)
+        notes = [note for note, asked in ((SAMPLES, args.se), (PREDICTED, args.predict)) if asked and not args.weights]
+        style.legend(figure, colours, [(c.width, c.neurons) for c in curves], settings, notes)
         above = args.title or (read_sweep(folder) or {}).get("title")
         if above:
             figure.suptitle(above)
@@ -162,6 +172,35 @@ def _draw(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace, look: d
     if error is not None:
         for edge in (mean - 1.96 * error.reindex(mean.index), mean + 1.96 * error.reindex(mean.index)):
             ax.plot(where, edge, **{**SAMPLES, "label": None, "color": look["color"]}, zorder=order - 1)
+
+
+def _bands(
+    figure: Figure, facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], args: argparse.Namespace
+) -> None:
+    """The band that a prediction has for each finite width of its setting, as far as linear theory holds.
+
+    Errors have none: as long as outputs nearly tie they are steps, not smooth functions of the weights.
+
+    Raises:
+        UserError: there is no prediction, or none of the curves is of its setting.
+    """
+    every = [curve for curves in facets.values() for curve in curves]
+    found, chosen = predicted.of_some(args.predict, [c for c in every if not is_limit(c)])
+    laws = {law.metric: law for law in found.laws if not law.metric.endswith("_error")}
+    metrics = choose_metrics(every, args.metrics)
+    axes = iter(figure.axes)
+    for curves in facets.values():
+        for ax, metric in zip(axes, metrics, strict=False):
+            limits = ax.get_ylim()
+            for curve in (c for c in curves if c in chosen and metric in laws):
+                f = laws[metric].frame
+                f = f[f["linear"].cummin() & ((f.index > 0) | (args.xscale == "linear"))]
+                mean, half = (series.reindex(f.index) for series in laws[metric].band(curve.width))
+                where = pd.Series(f.index, f.index) if args.x == "step" else f["t"]
+                look = {**PREDICTED, "label": None, "color": looks[id(curve)]["color"]}
+                for edge in (mean - half, mean + half):
+                    ax.plot(where, edge, zorder=3, **look)
+            ax.set_ylim(limits)
 
 
 def _follow_what_is_finite(axes: Sequence[Axes], curves: list[Curve], metric: str) -> None:

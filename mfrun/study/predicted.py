@@ -133,7 +133,7 @@ def figure(found: Prediction, laws: list[Law], widths: list[float]) -> Figure:
             ax.set_axis_off()
     for ax in axes[-1 - bool(found.growth)]:
         ax.set_xlabel(r"time $t = k\alpha$")
-    style.legend(picture, colours, dict.fromkeys([*widths, math.inf]), [])
+    style.legend(picture, colours, [(n, None) for n in (*widths, math.inf)], [])
     return picture
 
 
@@ -192,6 +192,24 @@ def of(folder: str, curves: list[Curve]) -> Prediction:
     for curve in curves:
         refuse_another(found, flatten(plain(curve.sources[0].run.config())), folder)
     return found
+
+
+def of_some(folder: str, curves: list[Curve]) -> tuple[Prediction, list[Curve]]:
+    """The prediction of a folder, and those of some curves that it is about.
+
+    Raises:
+        UserError: there is none, or it is about none of them.
+    """
+    found, chosen, why = read(Path(folder)), list[Curve](), UserError(f"--predict {folder}: no finite width is drawn")
+    for curve in curves:
+        try:
+            refuse_another(found, flatten(plain(curve.sources[0].run.config())), folder)
+            chosen.append(curve)
+        except UserError as error:
+            why = error
+    if not chosen:
+        raise why
+    return found, chosen
 
 
 def refuse_another(found: Prediction, keys: dict[str, object], folder: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,10 @@ def colours(widths: list[float]) -> dict[float, Any]:
     return {w: scale(p) for w, p in zip(finite, places[len(places) - len(finite) :], strict=True)} | {math.inf: "black"}
 
 
+# What stands for a width whose real networks are drawn, too.
+BESIDE = {"linestyle": (0, (1, 1.2)), "linewidth": 1.1}
+
+
 def look(width: float, colours: dict[float, Any], line: Any) -> dict[str, Any]:
     """How the line of one width is drawn, ``line`` being the style of its setting, one of ``LINES``."""
     if not math.isinf(width):
@@ -106,7 +110,7 @@ def named(width: float, neurons: int | None = None) -> str:
 def legend(
     figure: Figure,
     colours: dict[float, Any],
-    widths: dict[float, int | None],
+    widths: Iterable[tuple[float, int | None]],
     settings: list[str],
     notes: Sequence[dict[str, Any]] = (),
 ) -> None:
@@ -115,13 +119,15 @@ def legend(
     Args:
         figure: the picture.
         colours: of the widths.
-        widths: and the neurons that stand for them, where they do.
+        widths: that are drawn, and the neurons that stand for them, where they do.
         settings: in words.
         notes: further lines, as keys of Line2D.
     """
     handles = []
-    for width, neurons in sorted(widths.items()):
-        handles.append(Line2D([], [], label=named(width, neurons), **look(width, colours, LINES[0])))
+    drawn = sorted({(width, neurons or 0) for width, neurons in widths})
+    for width, neurons in drawn:
+        line = look(width, colours, LINES[0]) | (BESIDE if neurons and (width, 0) in drawn else {})
+        handles.append(Line2D([], [], label=named(width, neurons or None), **line))
     if len(settings) > 1:
         handles += [
             Line2D([], [], color="0.4", linestyle=line, label=label)
