@@ -14,6 +14,7 @@ import mfrun
 from mfrun.config import validated
 from mfrun.dynamics.experiment import assemble
 from mfrun.dynamics.kernels import Measured
+from mfrun.dynamics.labels import effective_types
 from mfrun.shell.compose import compose
 
 TASK = ["threads=1", "dataset.d=4", "depth=4", "alpha=0.02", "batch=10", "evaluation.samples=100", "init.tau2=1"]
@@ -45,11 +46,14 @@ def test_against_numpy_and_autograd() -> None:
         for l in range(3):
             D = widths[l] * h[l].grad
             torch.testing.assert_close(found.gradients[s, l], D.T @ D / widths[l], rtol=1e-10, atol=1e-10)
-    alignment = measure.alignment(found)
+    columns = measure.columns(found)
     K, y = found.features[1, 2].numpy(), measure.y.numpy()
+    # As many types as there are like eigenvalues; the neurons' own Gram matrix has the same ones.
+    assert columns["types_3"][1] == pytest.approx(effective_types(network.member(1), measure.x)[2], rel=1e-9)
+    assert 1 < columns["types_1"][0] < 9
     H = np.eye(9) - 1 / 9
     K, Y = H @ K @ H, H @ (y.T @ y) @ H
-    assert alignment["alignment_3"][1] == pytest.approx((K * Y).sum() / np.linalg.norm(K) / np.linalg.norm(Y))
+    assert columns["alignment_3"][1] == pytest.approx((K * Y).sum() / np.linalg.norm(K) / np.linalg.norm(Y))
 
 
 def test_classes_are_aligned_by_their_indicators() -> None:
@@ -78,7 +82,7 @@ def test_a_run_and_its_kernels(width: str) -> None:
     assert here("train", *words, "evaluation.kernels=6", "steps=20", "dir=whole") == 0
     assert here("train", *words, "steps=20", "dir=without") == 0
     assert curves("r") == curves("whole")
-    plain = [{k: v for k, v in row.items() if not k.startswith("alignment")} for row in curves("r")]
+    plain = [{k: v for k, v in row.items() if not k.startswith(("alignment", "types"))} for row in curves("r")]
     assert plain == curves("without")
     run = mfrun.load("r")
     assert run.directory.kernel_steps() == sorted({int(row["step"]) for row in rows("r")})

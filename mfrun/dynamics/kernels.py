@@ -66,14 +66,20 @@ class Measured:
         values = values.double().cpu()
         return values.mT @ (part.probabilities(l).unsqueeze(-1) * values)
 
-    def alignment(self, kernels: Kernels) -> dict[str, list[float]]:
-        """Columns ``alignment_l``: centred alignment of the feature kernel with the labels' kernel, at most 1."""
-        columns = {}
+    def columns(self, kernels: Kernels) -> dict[str, list[float]]:
+        """Metrics of the feature kernels K_l of each network.
+
+        ``alignment_l``: centred alignment with the labels' kernel, at most 1. ``types_l``: tr(K_l)^2 / tr(K_l^2), the
+        effective number of types of the neurons (:func:`mfrun.dynamics.labels.effective_types`), at most P.
+        """
+        alignment, types = {}, {}
         for l, K in enumerate(kernels.features.unbind(1), 1):
+            of_types = K.diagonal(dim1=-2, dim2=-1).sum(-1) ** 2 / K.square().sum((-2, -1))
+            types[f"types_{l}"] = of_types.tolist()
             K = _centred(K)
             values = (K * self._target).sum((-2, -1)) / (K.square().sum((-2, -1)).sqrt() * self._target.norm())
-            columns[f"alignment_{l}"] = values.tolist()
-        return columns
+            alignment[f"alignment_{l}"] = values.tolist()
+        return alignment | types
 
 
 def _centred(K: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ class _Loop:
         measured = self.evaluator(self.network)
         if self.kernels is not None:
             kernels = self.kernels(self.network)
-            measured |= self.kernels.alignment(kernels)
+            measured |= self.kernels.columns(kernels)
             arrays = at_infinity(kernels, self.experiment)
             self.run.save_kernels(self.step, {name: array.float().numpy() for name, array in arrays.items()})
         columns = self.experiment.over_sets(measured)
