@@ -65,9 +65,10 @@ case $SIZE in
 minutes)
     cut='budget=0.005 evaluation.samples=2000 particles.first=512 particles.last=256'
     for name in fig1 fig5_top fig5_bottom fig6a fig6b fig6c fig7 fig10a fig10b; do
-        sweep 0 "minutes/$name" "+figure=$name" 'widths=[50,100,inf]' $cut
+        sweep 0 "minutes/$name" "+figure=$name" 'widths=[50,100,200,inf]' $cut
     done
-    for name in fig8a fig8b fig8c fig9 fig10c; do cifar minutes $name 'widths=[50,100,inf]' $cut; done
+    for name in fig8a fig8b fig8c fig9 fig10c; do cifar minutes $name 'widths=[50,100,200,inf]' $cut; done
+    cifar minutes fig12 'widths=[4,8,16,inf]' budget=0.001 evaluation.samples=500 particles.first=64 particles.last=64
     exec python scripts/figures_page.py --runs "$OUT"
     ;;
 full)

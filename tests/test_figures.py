@@ -227,6 +227,7 @@ def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) ->
     )
     assert f"| {verdicts} |" in text
     assert "| [fig5_top](#figure-5-top-isotropic-gaussians-5-layers) | undecided" in text.split("## What n = inf")[1]
+    assert "| [fig7]" not in text.split("## What n = inf")[1]
     assert "gap to n = 200: 0.045 at n = 50, 0.015 at n = 100" in text
     assert "n = 100: 0 and 0.19; n = inf: 0 and 0.19" in text
     assert f"{100 * (math.exp(-2) + 3 / 800 + 0.01):.1f} % at n = 800" in text
