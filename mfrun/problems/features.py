@@ -264,8 +264,8 @@ def read_vgg16(file: Path) -> nn.Module:
 def untrained_vgg16() -> nn.Module:
     """VGG16's convolutional layers before training: He's deviations, which keep the size of what passes, and no biases.
 
-    They are always the same ones. Torchvision's own start, which goes by fan-out, would make the features 20 times
-    smaller.
+    They are always the same ones. Torchvision's own start, which goes by fan-out, would make the features a tenth
+    as large.
     """
     vgg16, generator = _shapes().to_empty(device="cpu"), torch.Generator().manual_seed(0)
     for layer in vgg16.modules():
