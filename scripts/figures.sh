@@ -10,12 +10,12 @@
 #     sh scripts/figures.sh gpu      every figure as its preset has it, one run at a time
 #
 # MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images
-# (docs/data.md), all but gpu take that for CIFAR-10.
+# (docs/data.md), all but gpu take that for CIFAR-10. OUT is the folder of the runs (outputs/figures).
 # Words of several keys are split on purpose.
 # shellcheck disable=SC2046,SC2086
 set -eu
 cd "$(dirname "$0")/.."
-OUT=outputs/figures
+OUT=${OUT:-outputs/figures}
 mkdir -p "$OUT" docs
 SIZE=${1:-hours}
 resume() { [ -e "$OUT/$1/sweep.yaml" ] && echo true || echo false; }
