@@ -106,7 +106,7 @@ def find(root: Path) -> dict[str, Figure]:
         name = file.parent.name if file.parent.name in VARIANTS else overrides.get("figure")
         # A sweep in the folder of another is a part of it.
         inside = any((up / SWEEP).exists() for up in file.parent.parents if up.is_relative_to(root))
-        if name not in figures or inside:
+        if name not in figures or inside or "perturbed" in overrides:  # A prediction is no sweep of the figure.
             continue
         try:
             curves, _ = load([str(file.parent)], latest=False)
