@@ -267,7 +267,7 @@ def title(metric: str) -> str:
     if metric.startswith("nonpositive_"):
         return f"Fraction of $h_{{{metric.rpartition('_')[2]}}} \\leq 0$"
     if metric.startswith("types_"):
-        return f"Effective types of layer {metric.rpartition('_')[2]}"
+        return f"Types of layer {metric.rpartition('_')[2]}"
     split, _, name = metric.partition("_")
     return TITLES.get(metric, f"{split.capitalize()} {name.replace('_', ' ')}")
 
