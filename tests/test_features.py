@@ -162,7 +162,7 @@ def test_untrained_weights_need_no_file_and_are_the_same_everywhere() -> None:
     torch.testing.assert_close(features(vgg16, torch.from_numpy(arrays["x_train"]), 32), one, rtol=2**-9, atol=1e-3)
     for name, p in vgg16.named_parameters():
         if "weight" in name:
-            assert float(p.std()) == pytest.approx(math.sqrt(2 / p[0].numel()), rel=0.1)
+            assert float(p.detach().std()) == pytest.approx(math.sqrt(2 / p[0].numel()), rel=0.1)
         else:
             assert not p.any()
     with pytest.raises(ConfigError, match="no such file; untrained draws weights"):
