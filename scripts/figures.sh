@@ -34,9 +34,11 @@ fi
 pin() { core=$1; shift; if command -v taskset >/dev/null; then taskset -c "$core" "$@"; else "$@"; fi; }
 sweep() { core=$1; name=$2; shift 2
     pin "$core" mfrun sweep "$@" threads=1 "dir=$OUT/$name" "resume=$(resume "$name")"; }
-# A preset cut short; fewer particles serve a picture.
+# Fewer particles serve a picture.
+few='particles.first=1024 particles.last=512'
+# A preset cut short.
 short() { core=$1; name=$2; shift 2
-    sweep "$core" "short/$name" "+figure=$name" particles.first=1024 particles.last=512 "$@"; }
+    sweep "$core" "short/$name" "+figure=$name" $few "$@"; }
 
 # Keys that put the .npz in the place of a preset's CIFAR-10, and that name VGG16's features before its training.
 if [ -n "${CIFAR:-}" ]; then
@@ -47,7 +49,6 @@ else
 fi
 has_images() { [ -n "$images" ] || [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py" ]; }
 # A figure in full: real widths and the limit, and those that are stood for, to 10^12, in a folder of the same figure.
-few='particles.first=1024 particles.last=512'
 keys_of() { case $1 in fig8* | fig9 | fig10c | fig12) echo "$images" ;; esac; }
 core_of() { case $1 in fig8* | fig9 | fig10c) echo 1 ;; *) echo 0 ;; esac; }
 limits() { sweep "$(core_of "$1")" "full/$1" "+figure=$1" $(keys_of "$1") "$2" $few; }
@@ -102,7 +103,7 @@ full)
             loss=cross_entropy 'widths=[100,200,400,inf]' $few
         # And on what VGG16 makes of images before it has learned anything: all of Figure 11's path but its weights.
         pin 1 mfrun data $vgg16 threads=1
-        sweep 1 full/fig11_untrained +figure=fig11 "dataset=$vgg16" 'widths=[100,200,400,inf]' $few
+        sweep 1 full/fig11_untrained +figure=fig11 dataset=$vgg16 'widths=[100,200,400,inf]' $few
     fi
     wait "$first"
     exec python scripts/figures_page.py --runs "$OUT"

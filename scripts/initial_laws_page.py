@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import mfrun
 from mfrun.dynamics.experiment import restore
 from mfrun.dynamics.labels import labels, limit_of
 from mfrun.study.convergence import study
@@ -101,7 +100,7 @@ def seen(curves: list[Curve]) -> str:
     limit = next((c for c in curves if is_limit(c)), None)
     if limit is None:
         return ""
-    experiment, _, _ = restore(limit.sources[0].run, 0 if 0 in mfrun.Run(limit.sources[0].run.path).steps else None)
+    experiment, _, _ = restore(limit.sources[0].run)
     found = labels(experiment, limit_of(experiment))
     told = ", ".join(f"layer {one.layer}: n = {one.needed():.0f} (signal {one.signal:.2g})" for one in found)
     return f"  labels are seen from {told}" if found else "  no labels"

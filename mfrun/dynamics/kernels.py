@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mfrun.dynamics.evaluate import Evaluator, of_sets
 from mfrun.dynamics.experiment import Experiment
+from mfrun.dynamics.labels import participation_ratio
 from mfrun.networks.network import Network
 from mfrun.problems.tasks import Task
 
@@ -74,8 +75,7 @@ class Measured:
         """
         alignment, types = {}, {}
         for l, K in enumerate(kernels.features.unbind(1), 1):
-            of_types = K.diagonal(dim1=-2, dim2=-1).sum(-1) ** 2 / K.square().sum((-2, -1))
-            types[f"types_{l}"] = of_types.tolist()
+            types[f"types_{l}"] = participation_ratio(K).tolist()
             K = _centred(K)
             values = (K * self._target).sum((-2, -1)) / (K.square().sum((-2, -1)).sqrt() * self._target.norm())
             alignment[f"alignment_{l}"] = values.tolist()

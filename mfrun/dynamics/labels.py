@@ -56,9 +56,13 @@ def effective_types(network: Network, x: Tensor) -> list[float]:
         weighed = a * part.probabilities(l).to(a.device).sqrt().unsqueeze(-1)
         # The smaller of the two Gram matrices has the same traces.
         gram = weighed.mT @ weighed if a.shape[-1] <= neurons else weighed @ weighed.mT
-        ratio = gram.diagonal(dim1=-2, dim2=-1).sum(-1) ** 2 / gram.square().sum((-2, -1))
-        found.append(float(ratio.mean()))
+        found.append(float(participation_ratio(gram).mean()))
     return found
+
+
+def participation_ratio(gram: Tensor) -> Tensor:
+    """tr(G)^2 / tr(G^2) of symmetric matrices (..., k, k)."""
+    return gram.diagonal(dim1=-2, dim2=-1).sum(-1) ** 2 / gram.square().sum((-2, -1))
 
 
 @dataclass(frozen=True)
