@@ -6,7 +6,8 @@
 #     sh scripts/figures.sh hours    what a laptop does in over an hour, one core a run; the default
 #     sh scripts/figures.sh full     every dense figure to its last step: real widths to 800 (Figures 1 and 8b: 1600),
 #                                    larger ones stood for by 256 neurons; Figure 12 with the widths that a core has
-#                                    hours for, Figure 11 on other features; many hours on two cores
+#                                    hours for, Figure 11 on other features; many hours on two cores. With the names
+#                                    of presets behind it, those alone
 #     sh scripts/figures.sh gpu      every figure as its preset has it, one run at a time
 #
 # MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images
@@ -18,6 +19,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-outputs/figures}
 mkdir -p "$OUT" docs
 SIZE=${1:-hours}
+[ $# -eq 0 ] || shift
 resume() { [ -e "$OUT/$1/sweep.yaml" ] && echo true || echo false; }
 
 if [ "$SIZE" = gpu ]; then
@@ -49,11 +51,42 @@ else
 fi
 has_images() { [ -n "$images" ] || [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py" ]; }
 # A figure in full: real widths and the limit, and those that are stood for, to 10^12, in a folder of the same figure.
-keys_of() { case $1 in fig8* | fig9 | fig10c | fig12) echo "$images" ;; esac; }
-core_of() { case $1 in fig8* | fig9 | fig10c) echo 1 ;; *) echo 0 ;; esac; }
+core_of() { case $1 in fig8* | fig9 | fig10c | fig11 | fig12) echo 1 ;; *) echo 0 ;; esac; }
+keys_of() { [ "$(core_of "$1")" = 0 ] || echo "$images"; }
 limits() { sweep "$(core_of "$1")" "full/$1" "+figure=$1" $(keys_of "$1") "$2" $few; }
 stand_ins() { sweep "$(core_of "$1")" "full/$1/stand_ins" "+figure=$1" $(keys_of "$1") neurons=256 \
     'widths=[1600,2400,1e12]'; }
+# Beside a figure, what linear theory makes of its first steps.
+predicted() { pin 0 mfrun predict "+figure=$1" budget=0.1 predict.first=256 predict.tested=1 threads=1 \
+    "dir=$OUT/predicted/$1" "resume=$(resume "predicted/$1")"; }
+in_full() {
+    case $1 in
+    fig5_top) limits "$1" 'widths=[50,100,200,400,800,inf]' && predicted "$1" ;;
+    fig5_bottom | fig10a) limits "$1" 'widths=[50,100,200,400,800,inf]' ;;
+    fig6a) limits "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" && predicted "$1" ;;
+    fig6b | fig6c | fig7 | fig10b) limits "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" ;;
+    fig1) limits "$1" 'widths=[100,200,400,800,1600,inf]' ;;
+    # One real network of n = 1600 beside that which stands for it.
+    fig8b) limits "$1" 'widths=[200,400,800,1600,inf]' && stand_ins "$1" ;;
+    fig8a | fig8c | fig9 | fig10c) limits "$1" 'widths=[200,400,800,inf]' && stand_ins "$1" ;;
+    # What a CNN does in the hours that it takes a core.
+    fig12)
+        sweep 1 full/fig12 +figure=fig12 $images 'widths=[16,32,64,inf]' particles.first=128 particles.last=128 \
+            evaluation.samples=2000
+        ;;
+    # Figure 11 on what the last layer of that CNN has learned, and on what VGG16 makes of images before it has learned
+    # anything: all of the figure's path but VGG16's weights.
+    fig11)
+        [ -e "$OUT/full/features.npz" ] ||
+            mfrun export "$OUT/full/fig12/width=64" --features 7 --out "$OUT/full/features.npz"
+        sweep 1 full/fig11_cnn +figure=fig11 dataset=arrays "dataset.path=$OUT/full/features.npz" \
+            loss=cross_entropy 'widths=[100,200,400,inf]' $few
+        pin 1 mfrun data $vgg16 threads=1
+        sweep 1 full/fig11_untrained +figure=fig11 dataset=$vgg16 'widths=[100,200,400,inf]' $few
+        ;;
+    *) echo "figures.sh full $1: not a figure" >&2 && return 2 ;;
+    esac
+}
 
 # A figure of CIFAR-10, where that is there at all.
 cifar() {
@@ -73,38 +106,11 @@ minutes)
     exec python scripts/figures_page.py --runs "$OUT"
     ;;
 full)
-    (
-        for name in fig5_top fig5_bottom fig10a; do
-            limits "$name" 'widths=[50,100,200,400,800,inf]'
-        done
-        for name in fig6b fig6a fig6c fig7 fig10b; do
-            limits "$name" 'widths=[100,200,400,800,inf]'
-            stand_ins "$name"
-        done
-        limits fig1 'widths=[100,200,400,800,1600,inf]'
-        # Beside them what linear theory makes of the first steps.
-        for name in fig5_top fig6a; do
-            pin 0 mfrun predict "+figure=$name" budget=0.1 predict.first=256 predict.tested=1 threads=1 \
-                "dir=$OUT/predicted/$name" "resume=$(resume "predicted/$name")"
-        done
-    ) &
+    [ $# -gt 0 ] || set -- fig5_top fig5_bottom fig6b fig8b fig6a fig8a fig6c fig8c fig7 fig9 fig10a fig10b fig10c fig1 \
+        fig12 fig11
+    (for name; do [ "$(core_of "$name")" = 1 ] || in_full "$name"; done) &
     first=$!
-    if has_images; then
-        # One real network of n = 1600 beside that which stands for it.
-        limits fig8b 'widths=[200,400,800,1600,inf]'
-        for name in fig8a fig8c fig9 fig10c; do limits "$name" 'widths=[200,400,800,inf]'; done
-        for name in fig8b fig8a fig8c fig9 fig10c; do stand_ins "$name"; done
-        # What a CNN does in the hours that it takes a core, and Figure 11 on what its last layer has learned.
-        sweep 1 full/fig12 +figure=fig12 $images 'widths=[16,32,64,inf]' particles.first=128 particles.last=128 \
-            evaluation.samples=2000
-        [ -e "$OUT/full/features.npz" ] ||
-            mfrun export "$OUT/full/fig12/width=64" --features 7 --out "$OUT/full/features.npz"
-        sweep 1 full/fig11_cnn +figure=fig11 dataset=arrays "dataset.path=$OUT/full/features.npz" \
-            loss=cross_entropy 'widths=[100,200,400,inf]' $few
-        # And on what VGG16 makes of images before it has learned anything: all of Figure 11's path but its weights.
-        pin 1 mfrun data $vgg16 threads=1
-        sweep 1 full/fig11_untrained +figure=fig11 dataset=$vgg16 'widths=[100,200,400,inf]' $few
-    fi
+    ! has_images || for name; do [ "$(core_of "$name")" = 0 ] || in_full "$name"; done
     wait "$first"
     exec python scripts/figures_page.py --runs "$OUT"
     ;;

@@ -11,7 +11,7 @@ from typing import Any
 from mfrun.config import conf_dir, parse_width
 from mfrun.errors import UserError
 from mfrun.runs.directory import SWEEP, find_runs, load_yaml, read_sweep
-from mfrun.study.curves import Curve, describe, is_limit, load
+from mfrun.study.curves import Curve, describe, is_limit, load, unseen_loss
 
 # Sweeps of a preset on other data than the paper's, by the name of their folder, and what they are on.
 VARIANTS = {
@@ -90,7 +90,7 @@ class Figure:
 
     def loss(self) -> str:
         """The loss that is compared: of the population, or of the test set."""
-        return next(m for m in ("population_loss", "test_loss") if m in self.curves[0].metrics())
+        return unseen_loss(self.curves)
 
     def error(self) -> str:
         """The error beside it."""

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from mfrun.study import style
 from mfrun.study.convergence import Study, study
-from mfrun.study.curves import Curve, load
+from mfrun.study.curves import Curve, load, unseen_loss
 
 TITLES = {
     "mnist4_tau2": r"MNIST, 4 layers, $\tau_2=2$",
@@ -42,7 +42,7 @@ def main() -> None:
 def draw(folder: Path, tolerance: float, level: float, least: float, file: Path) -> None:
     """One row: the curves, the horizons with their line, and the curves against t - b ln n."""
     curves = load([str(folder)], latest=False)[0]
-    metric = next(m for m in ("test_loss", "population_loss") if m in curves[0].metrics())
+    metric = unseen_loss(curves)
     found = study(curves, metric, tolerance, absolute=False)
     # Small networks leave the limit before they have come to the plateau, where nothing grows exponentially yet.
     found.law = study([c for c in curves if c.width >= least], metric, tolerance, absolute=False).law

@@ -18,7 +18,7 @@ import pandas as pd
 from mfrun.dynamics.experiment import restore
 from mfrun.dynamics.labels import labels, limit_of
 from mfrun.study.convergence import study
-from mfrun.study.curves import Curve, is_limit, load
+from mfrun.study.curves import Curve, is_limit, load, unseen_loss
 
 # Steps at which gaps and types are listed, as far as a sweep has come to them.
 STEPS = (100, 316, 1000, 3000, 3162, 10000, 30000)
@@ -44,13 +44,9 @@ def finished(curve: Curve) -> bool:
     return all(source.run.status()["state"] == "finished" for source in curve.sources)
 
 
-def loss_of(curves: list[Curve]) -> str:
-    return next(m for m in ("population_loss", "test_loss") if m in curves[0].metrics())
-
-
 def ends(curves: list[Curve], level: float) -> pd.DataFrame:
     """First passage of the level (median over starts; a step of the grid), and the last loss and error."""
-    loss, rows = loss_of(curves), []
+    loss, rows = unseen_loss(curves), []
     for c in curves:
         values, errors = c.table(loss), c.table(loss.replace("_loss", "_error"))
         passed = [float((v < level).idxmax()) if (v < level).any() else math.inf for _, v in values.items()]
@@ -69,7 +65,7 @@ def ends(curves: list[Curve], level: float) -> pd.DataFrame:
 
 def gaps(curves: list[Curve]) -> str:
     """Gap of one network to the limit, and its rate over the run with its interval."""
-    s = study(curves, loss_of(curves), 0.05, absolute=False)
+    s = study(curves, unseen_loss(curves), 0.05, absolute=False)
     lines = []
     for g in s.gaps:
         at = ", ".join(f"{g.one_at(k):.2g} at {k}" for k in STEPS if k in g.differences.index)

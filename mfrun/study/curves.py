@@ -244,6 +244,11 @@ def default_metrics(curves: list[Curve]) -> list[str]:
     return [m for m in TITLES if m in logged]
 
 
+def unseen_loss(curves: list[Curve]) -> str:
+    """The loss on samples that training has not seen: of the population where it is known, else of the test set."""
+    return next(m for m in ("population_loss", "test_loss") if m in curves[0].metrics())
+
+
 def choose_metrics(curves: list[Curve], wanted: str | None) -> list[str]:
     """The metrics of a comma-separated list; ``nonpositive`` stands for those of all layers.
 
