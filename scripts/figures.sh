@@ -53,22 +53,34 @@ has_images() { [ -n "$images" ] || [ -e "${MFRUN_DATA:-data}/cifar-10-batches-py
 # A figure in full: real widths and the limit, and those that are stood for, to 10^12, in a folder of the same figure.
 core_of() { case $1 in fig8* | fig9 | fig10c | fig11 | fig12) echo 1 ;; *) echo 0 ;; esac; }
 keys_of() { [ "$(core_of "$1")" = 0 ] || echo "$images"; }
-limits() { sweep "$(core_of "$1")" "full/$1" "+figure=$1" $(keys_of "$1") "$2" $few; }
-stand_ins() { sweep "$(core_of "$1")" "full/$1/stand_ins" "+figure=$1" $(keys_of "$1") neurons=256 \
-    'widths=[1600,2400,1e12]'; }
+# CIFAR-10 has four times as many inputs, and its limit half the particles.
+few_of() { [ "$(core_of "$1")" = 0 ] && echo "$few" || echo particles.first=512 particles.last=256; }
+real() { name=$1; shift; sweep "$(core_of "$name")" "full/$name" "+figure=$name" $(keys_of "$name") $(few_of "$name") \
+    "$@"; }
+stand_ins() { name=$1; shift; sweep "$(core_of "$name")" "full/$name/stand_ins" "+figure=$name" $(keys_of "$name") \
+    neurons=256 'widths=[1600,2400,1e12]' "$@"; }
+# The runs that a figure shares with another are trained once, there.
+shares() {
+    in_full "$2" && rm -rf "$OUT/full/$1/$2.part"
+    [ -e "$OUT/full/$1/$2" ] ||
+        { cp -r "$OUT/full/$2" "$OUT/full/$1/$2.part" && mv "$OUT/full/$1/$2.part" "$OUT/full/$1/$2"; }
+}
 # Beside a figure, what linear theory makes of its first steps.
 predicted() { pin 0 mfrun predict "+figure=$1" budget=0.1 predict.first=256 predict.tested=1 threads=1 \
     "dir=$OUT/predicted/$1" "resume=$(resume "predicted/$1")"; }
 in_full() {
     case $1 in
-    fig5_top) limits "$1" 'widths=[50,100,200,400,800,inf]' && predicted "$1" ;;
-    fig5_bottom | fig10a) limits "$1" 'widths=[50,100,200,400,800,inf]' ;;
-    fig6a) limits "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" && predicted "$1" ;;
-    fig6b | fig6c | fig7 | fig10b) limits "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" ;;
-    fig1) limits "$1" 'widths=[100,200,400,800,1600,inf]' ;;
-    # One real network of n = 1600 beside that which stands for it.
-    fig8b) limits "$1" 'widths=[200,400,800,1600,inf]' && stand_ins "$1" ;;
-    fig8a | fig8c | fig9 | fig10c) limits "$1" 'widths=[200,400,800,inf]' && stand_ins "$1" ;;
+    fig5_top) real "$1" 'widths=[50,100,200,400,800,inf]' && predicted "$1" ;;
+    fig5_bottom) real "$1" init.tau2=3 'widths=[50,100,200,400,800,inf]' && shares "$1" fig5_top ;;
+    fig10a) real "$1" 'widths=[50,100,200,400,800,inf]' ;;
+    fig6a) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" && predicted "$1" ;;
+    fig6b | fig6c | fig10b) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" ;;
+    fig7) real "$1" init.tau2=2 'widths=[100,200,400,800,inf]' && stand_ins "$1" init.tau2=2 && shares "$1" fig6b ;;
+    # One real network of n = 1600 beside that which stands for it, here and in Figure 8b.
+    fig1) real "$1" 'widths=[1600]' && shares "$1" fig6b ;;
+    fig8b) real "$1" 'widths=[200,400,800,1600,inf]' && stand_ins "$1" ;;
+    fig8a | fig8c | fig10c) real "$1" 'widths=[200,400,800,inf]' && stand_ins "$1" ;;
+    fig9) real "$1" init.tau2=2 'widths=[200,400,800,inf]' && stand_ins "$1" init.tau2=2 && shares "$1" fig8b ;;
     # What a CNN does in the hours that it takes a core.
     fig12)
         sweep 1 full/fig12 +figure=fig12 $images 'widths=[16,32,64,inf]' particles.first=128 particles.last=128 \

@@ -89,7 +89,7 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
         if figure.folder is None:
             lines.append(f"`mfrun sweep {figure.command}`: {NOT_RUN}.")
             continue
-        lines += [f"    {command(figure)}", "", f"![{figure.title}]({pictures}/{figure.name}.png)", ""]
+        lines += [*(f"    {command(words)}" for words in figure.typed), "", f"![{figure.title}]({pictures}/{figure.name}.png)", ""]
         lines += [final_values(figure), "", f"Time taken: {duration(seconds(figure))}, all runs one after another."]
         if other := data(figure):
             lines.append(f"Data: `{other}` in the place of the preset's.")
@@ -121,18 +121,18 @@ def changed(figures: dict[str, Figure]) -> list[str]:
     return [head, "", "| figure | among widths | with n = inf |", "|---|---|---|", *rows]
 
 
-def command(figure: Figure) -> str:
+def command(words_by_key: dict[str, str]) -> str:
     """What was typed, without what concerns the machine."""
-    typed = {k: v for k, v in figure.overrides.items() if k not in ("threads", "device", "keep_checkpoints")}
-    if "dataset.path" in typed:
-        typed["dataset.path"] = data(figure)
+    typed = {k: v for k, v in words_by_key.items() if k not in ("threads", "device", "keep_checkpoints")}
+    if path := typed.get("dataset.path"):
+        typed["dataset.path"] = Path(path).name
     words = [f"{'+' if key == 'figure' else ''}{key}={value}" for key, value in typed.items()]
     return " ".join(["mfrun sweep", *(w if re.fullmatch(r"[\w+=.,-]+", w) else shlex.quote(w) for w in words)])
 
 
 def data(figure: Figure) -> str:
     """The file that took the place of the preset's data; empty where none did."""
-    return Path(figure.overrides.get("dataset.path", "")).name
+    return Path(figure.typed[0].get("dataset.path", "")).name
 
 
 def seconds(figure: Figure) -> float:

@@ -27,14 +27,14 @@ class Figure:
     Attributes:
         name: of the preset, or of a variant.
         folder: the sweep; None where it was not run.
-        overrides: what was typed, by key.
+        typed: the words of the sweep, by key, and of those in folders of its own, which are a part of it.
         curves: of its runs.
         notes: what keeps the sweep from being whole.
     """
 
     name: str
     folder: Path | None = None
-    overrides: dict[str, str] = field(default_factory=dict)
+    typed: list[dict[str, str]] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -102,9 +102,8 @@ def find(root: Path) -> dict[str, Figure]:
     names = sorted([f.stem for f in (conf_dir() / "figure").glob("*.yaml")] + list(VARIANTS), key=_order)
     figures = {name: Figure(name) for name in names}
     for file in sorted(root.rglob(SWEEP)) if root.is_dir() else []:
-        overrides = dict(w.split("=", 1) for w in (read_sweep(file.parent) or {})["overrides"])
+        overrides = _typed(file.parent)
         name = file.parent.name if file.parent.name in VARIANTS else overrides.get("figure")
-        # A sweep in the folder of another is a part of it.
         inside = any((up / SWEEP).exists() for up in file.parent.parents if up.is_relative_to(root))
         if name not in figures or inside or "perturbed" in overrides:  # A prediction is no sweep of the figure.
             continue
@@ -112,12 +111,18 @@ def find(root: Path) -> dict[str, Figure]:
             curves, _ = load([str(file.parent)], latest=False)
         except UserError:
             continue
-        found = Figure(name, file.parent, overrides, curves)
-        states = {run.path.name: run.status()["state"] for run in find_runs(file.parent)}
+        parts = [_typed(part.parent) for part in sorted(file.parent.glob("*/**/" + SWEEP))]
+        found = Figure(name, file.parent, [overrides, *parts], curves)
+        states = {str(run.path.relative_to(file.parent)): run.status()["state"] for run in find_runs(file.parent)}
         found.notes = [f"{run}: {state}" for run, state in states.items() if state != "finished"]
         if figures[name].folder is None or found.step() > figures[name].step():
             figures[name] = found
     return figures
+
+
+def _typed(folder: Path) -> dict[str, str]:
+    """The words of a sweep, by key."""
+    return dict(word.split("=", 1) for word in (read_sweep(folder) or {})["overrides"])
 
 
 def _order(name: str) -> tuple[int, bool, str]:
