@@ -253,6 +253,14 @@ def test_a_run_goes_on(width: str) -> None:
     assert curves("r") == curves("whole")
 
 
+@pytest.mark.parametrize("width", ["width=5", "width=inf"])
+def test_two_layers_have_no_weights_between_neurons(width: str) -> None:
+    words = ["threads=1", "dataset.d=6", "depth=2", "init.tau2=0.7", *SMALL, *FEW, width, "steps=20"]
+    assert here("train", *words, "init=normal", "dir=normal") == 0
+    assert here("train", *words, "init=embedding", "init.m=2", "dir=labels") == 0
+    assert curves("normal") == curves("labels")
+
+
 def test_a_sweep_and_what_reads_it() -> None:
     words = [w for w in [*TASK, *SMALL, *FEW] if not w.startswith("depth")]
     assert here("sweep", *words, "depth=3", "widths=[5,10,inf]", "steps=20", "replicates=2", "dir=s") == 0
