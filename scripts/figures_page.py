@@ -89,7 +89,12 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
         if figure.folder is None:
             lines.append(f"`mfrun sweep {figure.command}`: {NOT_RUN}.")
             continue
-        lines += [*(f"    {command(words)}" for words in figure.typed), "", f"![{figure.title}]({pictures}/{figure.name}.png)", ""]
+        lines += [
+            *(f"    {command(words)}" for words in figure.typed),
+            "",
+            f"![{figure.title}]({pictures}/{figure.name}.png)",
+            "",
+        ]
         lines += [final_values(figure), "", f"Time taken: {duration(seconds(figure))}, all runs one after another."]
         if other := data(figure):
             lines.append(f"Data: `{other}` in the place of the preset's.")
