@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from mfrun.config import flatten, parse_width
+from mfrun.config import flatten, parse_width, stood_label
 from mfrun.errors import UserError
 from mfrun.files import plain
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
@@ -102,7 +102,8 @@ class Run:
 
     def __repr__(self) -> str:
         status = self.status
-        return f"<Run {self.path}: n = {self.width:g}, {status['state']}, step {status.get('step', 0)}>"
+        n = stood_label(self.width, self.neurons)
+        return f"<Run {self.path}: n = {n}, {status['state']}, step {status.get('step', 0)}>"
 
     @property
     def path(self) -> Path:
@@ -237,7 +238,10 @@ class Run:
         Raises:
             UserError: none were taken, or none at this step.
         """
-        at = step if step is not None else max(self.directory.kernel_steps(), default=0)
+        there = self.directory.kernel_steps()
+        if step is None and not there:
+            raise UserError(f"{self.path}: no kernels here; evaluation.kernels=P asks for those of P samples")
+        at = there[-1] if step is None else step
         return LayerKernels(at, **self.directory.kernels(at))
 
     def _with_layer(self, layer: int, step: int | None) -> tuple[Experiment, Network]:
@@ -359,7 +363,7 @@ def train(overrides: Sequence[str]) -> Run:
     """
     from mfrun.sweeps import launch
 
-    trained = launch.train_run(*commandline.split(list(overrides)))
+    trained = launch.train_run(*commandline.split(_words(overrides)))
     return Run(trained.folder.path, trained.experiment)
 
 
@@ -372,7 +376,7 @@ def sweep(overrides: Sequence[str]) -> Sweep:
         UserError: what the command says in one line.
         KeyboardInterrupt: it was stopped; ``resume=true`` goes on.
     """
-    command = [sys.executable, "-m", "mfrun", "sweep", *overrides]
+    command = [sys.executable, "-m", "mfrun", "sweep", *_words(overrides)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     said = top = ""
     assert process.stderr is not None
@@ -419,6 +423,13 @@ def compare(what: Run | Sweep | str | Path | Sequence[str | Path], **chosen: Any
     return measure(_parsed(options.compare(), what, chosen)).table
 
 
+def _words(overrides: Sequence[str]) -> list[str]:
+    """Raises UserError where one text is given in the place of a list of them."""
+    if isinstance(overrides, str):
+        raise UserError(f"{overrides!r}: takes a list of words, as in ['dataset=mnist', 'depth=4']")
+    return list(overrides)
+
+
 def _hidden(network: Network, inputs: torch.Tensor, layer: int) -> Hidden:
     """A hidden layer of a network at inputs (samples, d)."""
     # A backward pass may follow, so that the layers keep what they hold.
@@ -445,10 +456,6 @@ def _parsed(parser: argparse.ArgumentParser, what: Any, chosen: dict[str, Any]) 
             listed = value if isinstance(value, (list, tuple)) else [value]
             words.append(f"{option}={','.join(map(str, listed))}")
 
-    def refuse(message: str) -> None:
-        raise UserError(f"{message}; {parser.prog} --help lists the options")
-
-    parser.error = refuse  # type: ignore[method-assign,assignment]
     return parser.parse_args(words)
 
 

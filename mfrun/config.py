@@ -172,6 +172,11 @@ def width_label(width: float) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+def stood_label(width: float, neurons: int | None) -> str:
+    """A width as a table names it, ``1e6 by 256`` where so many neurons stand for it."""
+    return width_label(width) + (f" by {neurons}" if neurons is not None and neurons < width < math.inf else "")
+
+
 def validated(node: DictConfig) -> Config:
     """The typed configuration of one run.
 
@@ -197,6 +202,9 @@ def validated(node: DictConfig) -> Config:
         if value < least:
             note = " (layers are counted as the paper does, L hidden ones and the output)" if key == "depth" else ""
             raise ConfigError(key, value, f"must be at least {least}{note}")
+    kernels, samples = cfg.evaluation.kernels, cfg.evaluation.samples
+    if kernels > samples:
+        raise ConfigError("evaluation.kernels", kernels, f"at most evaluation.samples={samples}, whose first they are")
     if not 0 < cfg.alpha < math.inf:
         raise ConfigError("alpha", cfg.alpha, "a learning rate is a finite number > 0")
     if not 0 < cfg.budget <= 1:

@@ -26,17 +26,21 @@ def table(args: argparse.Namespace) -> Path:
     """Write the metrics; the file.
 
     Raises:
-        UserError: parquet needs a package that is not here.
+        UserError: another format, or parquet without the package that it needs; or the file cannot be written.
     """
     found = load(args.path)
     file = Path(args.out) if args.out else found.path / f"{found.path.resolve().name}.{args.format}"
-    if file.suffix == ".parquet":
-        try:
+    if file.suffix not in (".csv", ".parquet"):
+        raise UserError(f"--out {file}: the format is told by the ending, one of csv, parquet")
+    try:
+        if file.suffix == ".parquet":
             found.frame.to_parquet(file, index=False)
-        except ImportError as error:
-            raise UserError("--format parquet: needs a package that is not here; pip install pyarrow") from error
-    else:
-        found.frame.to_csv(file, index=False)
+        else:
+            found.frame.to_csv(file, index=False)
+    except ImportError as error:
+        raise UserError("--format parquet: needs a package that is not here; pip install pyarrow") from error
+    except OSError as error:
+        raise UserError(f"--out {file}: cannot be written ({error.strerror or error})") from error
     return file
 
 

@@ -34,6 +34,9 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--networks {chosen.networks}: must be at least 1")
     if not chosen.tolerance > 0:
         raise UserError(f"--tolerance {chosen.tolerance}: must be a number > 0")
+    for word in words:
+        if "=" not in word and not word.startswith(("-", "~")) and not Path(word).is_dir():
+            raise UserError(f"{word}: no such folder, and not of the form KEY=VALUE")
     flags, given = commandline.split([w for w in words if not Path(w).is_dir()])
     folders = [Path(w) for w in words if Path(w).is_dir()]
     widths = _widths(given)

@@ -142,7 +142,8 @@ def imported(name: str, key: str) -> Any:
     if not colon:
         raise ConfigError(key, name or "''", "names an object of your own as package.module:name")
     if name in _distrusted and name not in os.environ.get("MFRUN_IMPORT", "").split(","):
-        why = "is named by the run's folder alone; where you trust it, type it again or set MFRUN_IMPORT to it"
+        trusted = f"where you trust it, set MFRUN_IMPORT={name}, or type {key}={name} again as you resume"
+        why = f"is named by the run's folder alone; {trusted}"
         raise ConfigError(key, name, why)
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from figures_runs import Figure
 
+from mfrun.config import stood_label
 from mfrun.study.convergence import Study, fit, rms, study
-from mfrun.study.curves import Curve, is_limit, stood_label
+from mfrun.study.curves import Curve, is_limit
 
 CONFIRMED, UNDECIDED, NOT_CONFIRMED = "confirmed", "undecided", "not confirmed"
 # A network has left its reference where its gap exceeds this part of the range of the loss, as `mfrun compare` has it.

@@ -18,10 +18,11 @@ import pandas as pd
 from figures_claims import CLAIMS, falls, references
 from figures_runs import Figure, find
 
+from mfrun.config import stood_label
 from mfrun.runs.status import duration
 from mfrun.shell import options
 from mfrun.study import plot
-from mfrun.study.curves import default_metrics, is_limit, stood_label
+from mfrun.study.curves import default_metrics, is_limit
 
 NOT_RUN = "not run"
 HEAD = """\

@@ -136,6 +136,53 @@ def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert here("train", *TASK, *SMALL, "width=5", "steps=1", "init.g=own_embedding_2:w", "dir=r") == 2
 
 
+OWN = """
+import torch
+def w(l, above, below): return above @ below.mT
+def few(l): return l
+def fails(l, above, below): return above @ below
+def nan(l, above, below): return above @ below.mT * float("nan")
+def numbers(l, above, below): return (above @ below.mT).numpy()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("few", "fails (TypeError: few() takes 1 positional argument but 3 were given)"),
+        ("fails", "fails (RuntimeError: "),
+        ("nan", "returns numbers that are not finite"),
+        ("numbers", "must return a torch tensor ("),
+    ],
+)
+def test_a_function_that_fails_is_named(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wrong_embedding.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert here("train", *TASK, *SMALL, "width=5", "steps=1", f"init.g=wrong_embedding:{name}", "dir=r") == 2
+    err = capsys.readouterr().err
+    assert f"init.g=wrong_embedding:{name}: {said}" in err
+    assert "Traceback" not in err
+
+
+def test_a_function_that_only_the_folder_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is imported where it is typed again beside ``resume=true``, or named by MFRUN_IMPORT."""
+    (tmp_path / "wrong_embedding.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    g = "init.g=wrong_embedding:w"
+    assert here("train", *TASK, *SMALL, "width=5", "steps=1", g, "dir=r") == 0
+    assert here("train", "dir=r", "resume=true", "steps=2") == 2
+    told = "set MFRUN_IMPORT=wrong_embedding:w, or type init.g=wrong_embedding:w again as you resume"
+    assert told in capsys.readouterr().err
+    assert here("train", "dir=r", "resume=true", "steps=2", g) == 0
+    assert here("statics", "r") == 2
+    monkeypatch.setenv("MFRUN_IMPORT", "wrong_embedding:w")
+    assert here("statics", "r", "--widths", "2,4", "--draws", "2") == 0
+
+
 # --- The limit.
 
 

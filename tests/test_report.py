@@ -46,7 +46,11 @@ def test_it_says_what_compare_says(swept: Path) -> None:
     for _, row in table.iterrows():
         off = f"a network of n = {row['width']} is off the limit by {row['gap_of_one']:.2g} over the run"
         assert f"{row['metric']} (activation={row['activation.name']}): {off}" in said
-    assert said.count("the gap of one network falls like n to the power") + said.count("cannot be estimated") == 4
+    assert said.count("the gap of one network") + said.count("cannot be estimated") == 4
+    for (metric, activation), rows in table.groupby(["metric", "activation.name"]):
+        rate = rows["rate_of_one"].iloc[0]
+        moves = f"{'falls' if rate > 0 else 'grows'} like n to the power {-rate:.2f}"
+        assert f"{metric} (activation={activation}): the gap of one network {moves}" in said
     assert "Networks of width n = 3, 10, ∞, for each value of activation. 6 runs: 6 finished" in said
     assert re.search(r"Trained with mfrun \S+ and torch \S+", said)
     assert re.search(r"activation.name\s+relu, tanh", said)

@@ -238,7 +238,7 @@ REFUSED = {
     "width=1e400": "1e400: too large a number",
     "width=1e19": "width=10000000000000000000: a width is a whole number of neurons from 1 to 1e+18, or inf",
     "width=1000 neurons=7": "neurons=7: mirrored copies need an even number in each layer, not 7, 7",
-    "width=1000 neurons=6 stand_in.first=5": "neurons=6: mirrored copies need an even number in each layer, not 5, 6",
+    "width=1000 neurons=6 stand_in.first=5": "stand_in.first=5: mirrored copies need an even number in each layer",
     "width=1000 neurons=1": "neurons=1: must be at least 2",
     "width=1000 neurons=6 stand_in.first=1": "stand_in.first=1: must be at least 2",
     "width=1000 neurons=6 scaling=ntk": "neurons=6: cannot stand for a larger width with scaling=ntk, but mean_field",

@@ -20,6 +20,53 @@ from mfrun.study.convergence import Gap
 SEVERAL = ["threads=1", *TINY[2:]]
 
 
+def test_gaps_of_widths_on_other_samples_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for width, seeds in ((3, "seed.eval=4"), (10, "seed.data=7"), ("inf", "seed.eval=0")):
+        assert here("train", *TINY, *LIMIT, f"width={width}", seeds, "steps=20", f"dir=s/{width}") == 0
+    capsys.readouterr()
+    assert here("compare", "s") == 0
+    said = capsys.readouterr().out
+    assert "! seed.eval is 0 and 4: gaps hold the chance of the samples of the evaluation, a standard error of" in said
+    assert "! seed.data is 0 and 7: gaps hold the chance of the batches" in said
+    assert "common to all widths" not in said
+
+
+def test_runs_that_took_kernels_down_are_compared_with_those_that_did_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for width, kernels in ((3, 5), (10, 0), ("inf", 0)):
+        words = [f"width={width}", f"evaluation.kernels={kernels}", "steps=20", f"dir=s/{width}"]
+        assert here("train", *TINY, *LIMIT, *words) == 0
+    capsys.readouterr()
+    assert here("compare", "s", "--metrics", "population_loss") == 0
+    told = capsys.readouterr()
+    assert "gap to the limit n = inf" in told.out
+    assert "left out" not in told.err
+    assert len(mfrun.compare("s", metrics="population_loss")) == 2
+
+
+def test_a_finished_run_without_metrics_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("sweep", *SEVERAL, "widths=[3,10]", "steps=5", "dir=s") == 0
+    Path("s/width=3/metrics.csv").unlink()
+    assert here("plot", "s") == 0
+    assert "mfrun: s/width=3: left out: its metrics.csv is missing or empty" in capsys.readouterr().err
+    Path("s/width=10/status.json").write_text("{")
+    assert here("status", "s") == 0
+    assert "unknown" in capsys.readouterr().out
+
+
+def test_jobs_that_compute_the_same_are_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SEVERAL, *LIMIT, "widths=[3,20,inf]", "neurons=4,6", "stand_in.first=8", "steps=3", "dir=s"]
+    assert here("sweep", *words) == 0
+    assert "width=inf,neurons=6: computes what width=inf,neurons=4 does" in capsys.readouterr().err
+    names = {"width=3,neurons=4", "width=20,neurons=4", "width=20,neurons=6", "width=inf,neurons=4"}
+    assert {run.path.name for run in mfrun.load("s")} == names  # type: ignore[union-attr]
+    assert here("sweep", "dir=s", "resume=true", "steps=6") == 0
+    # Each stands beside the limit, which is of both settings.
+    table = mfrun.compare("s", metrics="population_loss")
+    assert sorted(table["width"]) == [3, 3, 20, 20]
+    assert set(table["reference"]) == {"inf"}
+    assert "by" in capsys.readouterr().out
+
+
 def test_two_commands_of_one_second_have_a_folder_each(capfd: pytest.CaptureFixture[str]) -> None:
     """Three of them at once: every run is whole, and where it went was said at its start."""
     processes = [start("train", *TINY, f"seed.init={k}", "steps=30") for k in range(3)]

@@ -27,6 +27,7 @@ from mfrun.problems.problem import Problem, refuse_unless_sound
 from mfrun.problems.streams import Parallel, Stream
 from mfrun.registry import conform, create, distrust, find, names_in, reason
 from mfrun.runs.directory import RunDirectory
+from mfrun.runs.progress import say
 from mfrun.seeds import entropy
 
 TestFunction = Callable[[Tensor, Tensor], Tensor]
@@ -346,11 +347,13 @@ def load_into(network: Network, run: RunDirectory, step: int | None = None) -> i
     Raises:
         UserError: no such state.
     """
-    found = run.load_state(step=step)
+    found = run.load_state(say, step)
     if found is None:
         saved = run.saved_steps()
-        if step is None or not saved:
+        if not saved:
             raise UserError(f"{run.path}: no state has been saved here yet")
+        if step is None or step in saved:
+            raise UserError(f"{run.path}: {'no saved state' if step is None else f'the state of step {step}'} is whole")
         there = ", ".join(map(str, saved))
         raise UserError(f"{run.path}: no state of step {step}; there are {there} (keep_checkpoints= keeps more)")
     tensors, facts = found

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mfrun import __version__
-from mfrun.config import BEFORE, EXECUTION, Config, flatten, width_label
+from mfrun.config import BEFORE, EXECUTION, Config, flatten, stood_label
 from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment
 from mfrun.dynamics.kernels import Measured, at_infinity
@@ -59,7 +59,7 @@ def train(
         run.create(content, experiment.problem.classes)
         if label is None:
             say(f"{WRITES_TO}{run.path}")
-        return _Loop(experiment, run, label or f"n={width_label(cfg.width)}").go()
+        return _Loop(experiment, run, label or f"n={stood_label(cfg.width, cfg.neurons)}").go()
     except (Interrupted, UserError):
         raise
     except BaseException as error:
@@ -227,6 +227,7 @@ class _Loop:
         return {
             "step": self.step,
             "steps": self.cfg.steps,
+            **({"neurons": neurons} if (neurons := self.run.config().get("neurons")) else {}),
             "wall_seconds": round(self._seconds(), 3),
             "steps_per_second": round(self._speed(), 1),
             **self.latest,

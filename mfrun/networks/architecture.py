@@ -295,6 +295,9 @@ class Architecture(ABC):
         sizes = self.held(blueprint)
         if blueprint.stand_in.mirrored and any(N % 2 for N in sizes):
             said = f"mirrored copies need an even number in each layer, not {', '.join(map(str, sizes))}"
+            first = blueprint.stand_in.first
+            if first is not None and first % 2:
+                raise ConfigError("stand_in.first", first, said)
             raise ConfigError("neurons", blueprint.neurons, said)
         widths = self.widths(int(blueprint.width), blueprint.depth)
         lumped = [n / N for n, N in zip(widths, sizes, strict=True)]

@@ -43,9 +43,9 @@ class Embedding(IID):
 
     Attributes:
         m: numbers in a label.
-        g: ``identity``, ``erf`` or ``tanh`` of <u_j, u_i> / sqrt(m); or your own ``package.module:function`` of (l,
-            labels (..., K_l, m) of layer l, labels (..., K_{l-1}, m) of the layer below), which returns (..., K_l,
-            K_{l-1}).
+        g: ``identity``, ``erf`` or ``tanh`` of <u_j, u_i> / sqrt(m); or your own ``package.module:function`` of l,
+            labels (..., K_l, m) of layer l and labels (..., K_{l-1}, m) of the layer below, torch tensors, which
+            returns a tensor (..., K_l, K_{l-1}); nothing is divided by sqrt(m) but what it divides itself.
         tau: what g is multiplied by; ``tau2`` is the deviation of the output weights alone.
         directions: on which w is projected for the labels of layer 1: ``principal``, those in which the training
             inputs (in a convolution, their patches) vary most; ``random``; or a file ``.npy`` with an array (m, d),
@@ -118,7 +118,7 @@ class Embedding(IID):
             raise ConfigError("init.directions", self.directions, why) from error
         lengths = found.norm(dim=-1, keepdim=True) if found.dim() == 2 else torch.zeros(1)
         if found.dim() != 2 or len(found) != self.m or not bool((lengths > 0).all() and found.isfinite().all()):
-            why = f"holds an array {tuple(found.shape)}; {self.m} rows (init.m) of finite numbers, none of them 0"
+            why = f"holds an array {tuple(found.shape)}; init.m={self.m} needs ({self.m}, d), finite and no row 0"
             raise ConfigError("init.directions", self.directions, why)
         self._seen = found / lengths
 
@@ -146,11 +146,15 @@ class Embedding(IID):
             return self.mu2
         if ":" not in self.g:
             return G[self.g](above @ below.mT / math.sqrt(self.m)).mul(self.tau).add(self.mu2)
-        found = self._own(l, above, below)
+        try:
+            found = self._own(l, above, below)
+        except Exception as error:  # It is the user's own code.
+            raise ConfigError("init.g", self.g, f"fails ({type(error).__name__}: {reason(error)})") from error
         wanted = (*above.shape[:-1], below.shape[-2])
         if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
             said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ConfigError(
-                "init.g", self.g, f"must return an array {wanted} from labels {tuple(above.shape)}, not {said}"
-            )
+            labels = f"labels {tuple(above.shape)} and {tuple(below.shape)}"
+            raise ConfigError("init.g", self.g, f"must return a torch tensor {wanted} from {labels}, not {said}")
+        if not bool(found.isfinite().all()):
+            raise ConfigError("init.g", self.g, "returns numbers that are not finite")
         return found * self.tau + self.mu2

@@ -26,7 +26,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,12 +153,16 @@ class RunDirectory:
         file = self.path / METRICS
         if not file.exists():
             return pd.DataFrame({"step": [], "t": [], "replicate": []})
-        text = file.read_text()
         try:
+            text = file.read_text()
             frame = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))
-            return frame.astype({"step": "int64", "t": "float64", "replicate": "int64"})
+            frame = frame.astype({"step": "int64", "t": "float64", "replicate": "int64"})
         except (ValueError, KeyError) as error:
             raise UserError(f"{file}: not a metrics file of mfrun") from error
+        words = frame.select_dtypes(exclude="number").columns
+        if len(words):
+            raise UserError(f"{file}: not a metrics file of mfrun: column {words[0]} holds more than numbers")
+        return frame
 
     def save_kernels(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write what was measured at a step; on disk before its row is."""
@@ -179,7 +183,10 @@ class RunDirectory:
             with np.load(self.path / _kernels(step), allow_pickle=False) as file:
                 return dict(file)
         except (OSError, ValueError) as error:
-            there = ", ".join(map(str, self.kernel_steps())) or "none (evaluation.kernels= asks for them)"
+            saved = self.kernel_steps()
+            if step in saved:
+                raise UserError(f"{self.path / _kernels(step)}: damaged ({error})") from error
+            there = ", ".join(map(str, saved)) or "none (evaluation.kernels= asks for them)"
             raise UserError(f"{self.path}: no kernels of step {step}; there are {there}") from error
 
     def kernel_steps(self) -> list[int]:
@@ -211,11 +218,13 @@ class RunDirectory:
         """The steps of the states that are there, in order."""
         return sorted(int(f.stem.partition("-")[2]) for f in self._states())
 
-    def load_state(self, warn: Any = print, step: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load_state(
+        self, warn: Callable[[str], object], step: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The newest state that is whole, or that of one step, with its facts; None where there is none.
 
         Args:
-            warn: told, in a line, of every damaged state that is passed over.
+            warn: told, in a line, of every damaged state that is passed over for an older one.
             step: only the state of this step will do.
         """
         from safetensors import SafetensorError
@@ -231,8 +240,8 @@ class RunDirectory:
                     return load_file(file), facts
             except (OSError, ValueError, KeyError, TypeError, SafetensorError):
                 pass
-            instead = "; going back to the state before it" if step is None else ""
-            warn(f"{commit.with_suffix('.safetensors')} is damaged{instead}")
+            if step is None:
+                warn(f"{commit.with_suffix('.safetensors')} is damaged; going back to the state before it")
         return None
 
     def _prune(self) -> None:
@@ -260,12 +269,16 @@ class RunDirectory:
             out.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def status(self) -> dict[str, Any]:
-        """How the run stands. A run whose process is gone is ``killed``."""
+        """How the run stands. A run whose process is gone is ``killed``; one whose file says nothing, ``unknown``."""
         try:
-            status = json.loads((self.path / STATUS).read_text())
-            state, host, pid = status["state"], status["host"], int(status["pid"])
-        except (OSError, ValueError, KeyError, TypeError):
+            text = (self.path / STATUS).read_text()
+        except (OSError, ValueError):
             return {"state": "new" if self.exists() else "waiting"}
+        try:
+            status = json.loads(text)
+            state, host, pid = status["state"], status["host"], int(status["pid"])
+        except (ValueError, KeyError, TypeError):
+            return {"state": "unknown"}
         if state == "running" and host == socket.gethostname() and not _alive(pid):
             status["state"] = "killed"
         return dict(status)

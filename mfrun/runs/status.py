@@ -27,6 +27,8 @@ def main(args: argparse.Namespace) -> int:
 def summary(runs: Iterable[RunDirectory], errors: bool = False) -> pd.DataFrame:
     """A row for each run: state, step, the latest losses and errors, speed; as text.
 
+    ``by`` is the number of neurons that stand for those of the run's width.
+
     Args:
         runs: to list.
         errors: with the standard errors of averages over the evaluation's samples.
@@ -39,6 +41,8 @@ def summary(runs: Iterable[RunDirectory], errors: bool = False) -> pd.DataFrame:
         status = run.status()
         step, steps = status.get("step", 0), status.get("steps", 0)
         row = {"run": str(run.path), "state": status["state"], "step": f"{step}/{steps}" if "steps" in status else "-"}
+        if "neurons" in status:
+            row["by"] = str(status["neurons"])
         metrics = {k: v for k, v in status.items() if k.endswith(("_loss", "_error"))}
         row |= {k: _number(v) + _error(status.get(f"{k}_se"), errors) for k, v in metrics.items()}
         if "steps_per_second" in status:

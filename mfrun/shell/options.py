@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from mfrun.errors import UserError
 
 # Formats of pictures.
 FORMATS = ("png", "pdf", "svg")
+
+
+class Options(argparse.ArgumentParser):
+    """Those of a command; what it does not understand it says in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help lists the options")
 
 
 def _folder(text: str) -> str:
@@ -32,13 +40,15 @@ def _beside_a_prediction(p: argparse.ArgumentParser) -> None:
 
 def _table_and_figure(p: argparse.ArgumentParser, name: str, owner: str) -> None:
     """Where a command writes NAME.csv and its figure: by default in the folder of what it has read."""
-    p.add_argument("--out", metavar="DIR", help=f"folder for {name}.csv and the figure (the {owner}'s own)")
+    p.add_argument(
+        "--out", metavar="DIR", help=f"folder for {name}.csv and the figure (the {owner}'s; of several, this one)"
+    )
     p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
 
 
-def plot() -> argparse.ArgumentParser:
+def plot() -> Options:
     """Those of ``mfrun plot``."""
-    p = argparse.ArgumentParser(
+    p = Options(
         "mfrun plot",
         description="Overlay learning curves: colour for the width n, line style for whatever else differs, mean and "
         "one standard deviation over replicates and seeds. The limit is black and dashed, with its 95 % error band. "
@@ -68,9 +78,9 @@ def plot() -> argparse.ArgumentParser:
     return p
 
 
-def compare() -> argparse.ArgumentParser:
+def compare() -> Options:
     """Those of ``mfrun compare``."""
-    p = argparse.ArgumentParser(
+    p = Options(
         "mfrun compare",
         description="Hold every width of a sweep to n = infinity (or to the largest width, where there is no inf): "
         "the gap over the run, its rate in n, and the horizon, the time at which one network's gap first exceeds a "
@@ -85,16 +95,20 @@ def compare() -> argparse.ArgumentParser:
         help="of the horizon, as a fraction of the range that the reference runs through (0.05)",
     )
     p.add_argument("--absolute", action="store_true", help="the tolerance is in the metric's own units")
-    p.add_argument("--steps", metavar="K,K,...", help="steps at which to list the gap as well; the decades by default")
+    p.add_argument(
+        "--steps",
+        metavar="K,K,...",
+        help="steps at which to list the gap as well, each by the last evaluation up to it; the decades by default",
+    )
     p.add_argument("--times", metavar="T,T,...", help="times t at which to list the gap as well")
     _beside_a_prediction(p)
     _table_and_figure(p, "compare", "sweep")
     return p
 
 
-def ensemble() -> argparse.ArgumentParser:
+def ensemble() -> Options:
     """Those of ``mfrun ensemble``."""
-    p = argparse.ArgumentParser(
+    p = Options(
         "mfrun ensemble",
         description="For each width of a sweep, the loss of one network and of averages of k networks' outputs: how "
         "much of what a finite width costs is variance, which averaging wins back, and how much is bias. From the "
@@ -109,9 +123,9 @@ def ensemble() -> argparse.ArgumentParser:
     return p
 
 
-def statics() -> argparse.ArgumentParser:
+def statics() -> Options:
     """Those of ``mfrun statics``."""
-    p = argparse.ArgumentParser(
+    p = Options(
         "mfrun statics",
         description="Draw sub-networks of n neurons a layer from a trained network, and measure how far their outputs "
         "and their loss are from its own: Section 4.1 and Appendix B of the paper predict n^-1/2.",
@@ -129,9 +143,9 @@ def statics() -> argparse.ArgumentParser:
     return p
 
 
-def status() -> argparse.ArgumentParser:
+def status() -> Options:
     """Those of ``mfrun status``."""
-    p = argparse.ArgumentParser("mfrun status", description="How the runs below a folder stand.")
+    p = Options("mfrun status", description="How the runs below a folder stand.")
     p.add_argument("dir", nargs="?", type=_folder, help="a run, a sweep, or any folder of them (outputs)")
     p.add_argument("--latest", action="store_true", help="the newest run or sweep below outputs/ (or below a folder)")
     p.add_argument(
@@ -141,9 +155,9 @@ def status() -> argparse.ArgumentParser:
     return p
 
 
-def export() -> argparse.ArgumentParser:
+def export() -> Options:
     """Those of ``mfrun export``."""
-    p = argparse.ArgumentParser(
+    p = Options(
         "mfrun export",
         description="The metrics of a sweep as one tidy table: a row for each run, evaluation and replicate, with the "
         "width and each swept key in front. With --features, a run's data set as a hidden layer sees it, an .npz that "
@@ -158,9 +172,9 @@ def export() -> argparse.ArgumentParser:
     return p
 
 
-def report() -> argparse.ArgumentParser:
+def report() -> Options:
     """Those of ``mfrun report``."""
-    p = argparse.ArgumentParser(
+    p = Options(
         "mfrun report",
         description="One HTML file about a sweep, to be opened anywhere: curves to hover over, the distance to the "
         "limit in words, table and picture, the settings, and the commands that repeat it.",
@@ -172,9 +186,9 @@ def report() -> argparse.ArgumentParser:
     return p
 
 
-def predict() -> argparse.ArgumentParser:
+def predict() -> Options:
     """Those of ``mfrun predict``, beside its keys."""
-    p = argparse.ArgumentParser("mfrun predict", add_help=False, allow_abbrev=False)
+    p = Options("mfrun predict", add_help=False, allow_abbrev=False)
     p.add_argument(
         "--accuracy",
         default="1%",

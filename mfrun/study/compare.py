@@ -14,10 +14,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mfrun.config import stood_label
 from mfrun.errors import UserError
 from mfrun.study import kernels, predicted, style
 from mfrun.study.convergence import Fit, Study, rms, study, table
-from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, settings_of, stood_label, title
+from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, settings_of, title
 from mfrun.study.horizon import BOOTSTRAPPED
 
 
@@ -39,14 +40,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def of_kernels(measured: Measured) -> list[kernels.Comparison]:
+    """What the hidden layers do, in each setting whose runs have taken that down."""
+    settings = list({repr(s.setting): s.setting for s in measured.studies}.values())
+    found = [kernels.compare(alike(measured.curves, setting), setting) for setting in settings]
+    return [one for one in found if one is not None]
+
+
 def _of_kernels(measured: Measured, out: Path) -> None:
-    """What the hidden layers do, where the runs have taken that down."""
-    found = []
-    for setting in list({repr(s.setting): s.setting for s in measured.studies}.values()):
-        one = kernels.compare(alike(measured.curves, setting), setting)
-        if one is not None:
-            found.append(one)
-            print(kernels.text(one))
+    found = of_kernels(measured)
+    for one in found:
+        print(kernels.text(one))
     if found:
         tables = [one.table.assign(step=one.step, **{k: str(v) for k, v in one.setting.items()}) for one in found]
         pd.concat(tables, ignore_index=True).to_csv(out / "compare_kernels.csv", index=False)
@@ -149,7 +153,11 @@ def text(studies: list[Study], steps: list[int]) -> str:
                 "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
             )
             lines += _enough(s)
-        if s.samples_error > 0:
+        for key, seeds in s.unlike.items():
+            chance = {"seed.eval": "samples of the evaluation", "seed.data": "batches"}[key]
+            error = f", a standard error of up to {s.samples_error:.2g}" if key == "seed.eval" else ""
+            lines.append(f"  ! {key} is {' and '.join(map(str, seeds))}: gaps hold the chance of the {chance}{error}")
+        if s.samples_error > 0 and not s.unlike:
             lines.append(
                 "  common to all widths, so that gaps are free of them: the evaluation's samples (standard error of a "
                 f"value up\n  to {s.samples_error:.2g}) and, of one seed.data, the batches"
@@ -210,7 +218,9 @@ def figure(studies: list[Study]) -> Figure:
             label = "limit's bar" if s.reference == "inf" else "reference's bar"
             _positive(row[0], bar, **{**style.LIMIT, "linewidth": 1.0}, label=label)
         row[0].axhline(s.tolerance, color="0.5", linewidth=0.8, linestyle=":")
-        row[0].set(title=f"{title(s.metric)}: gap of one network", xlabel="SGD step", xscale="log", yscale="log")
+        row[0].set(title=f"{title(s.metric)}: gap of one network", xlabel="SGD step")
+        style.log_scale(row[0], "x")
+        style.log_scale(row[0], "y")
         if not any((g.of_one() > 0).any() for g in s.gaps) and not (bar > 0).any():
             # Where all gaps are 0, nothing has told the logarithmic axis where it lies.
             steps = s.gaps[0].differences.index
@@ -219,6 +229,7 @@ def figure(studies: list[Study]) -> Figure:
         _horizons(row[2], s)
         if s.setting:
             row[0].set_ylabel(describe(s.setting), fontsize=8)
+    picture.align_ylabels(axes[:, 0])
     # One legend for the curves of all rows, beside them: inside, it would hide some.
     entries = {label: line for row in axes for line, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
     picture.legend(list(entries.values()), list(entries), loc="outside right center")

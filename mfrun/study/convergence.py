@@ -140,7 +140,8 @@ class Study:
     Attributes:
         tolerance: of the horizon, in the metric's units.
         samples_error: largest standard error of the reference's averages over the evaluation's samples, which all
-            widths share; 0 where no run says.
+            widths of one ``seed.eval`` share; 0 where no run says.
+        unlike: the seeds that the widths do not share, with their values, so that their chance is in the gaps.
     """
 
     metric: str
@@ -149,6 +150,7 @@ class Study:
     gaps: list[Gap]
     tolerance: float
     samples_error: float = 0.0
+    unlike: dict[str, list[int]] = field(default_factory=dict)
     fit_mean: Fit = field(default_factory=Fit)
     fit_one: Fit = field(default_factory=Fit)
     law: Law = field(default_factory=Law)
@@ -205,10 +207,21 @@ def study(
     error = reference.standard_error(metric)
     if error is not None:
         result.samples_error = float(error.reindex(common).max())
+    result.unlike = _unlike(curves)
     result.fit_mean, result.fit_one = _fit_of_mean(gaps), fit(gaps, _one_over_run)
     n = np.array([g.width for g in gaps], dtype=float)
     result.law = law(n, [g.differences.to_numpy() for g in gaps], [g.t for g in gaps], result.tolerance)
     return result
+
+
+def _unlike(curves: list[Curve]) -> dict[str, list[int]]:
+    """The seeds of samples and batches in which the curves differ: those that the reference has not."""
+    found = {}
+    for key, of in (("seed.eval", "evaluated"), ("seed.data", "data")):
+        there = [{getattr(source, of) for source in curve.sources} for curve in curves]
+        if any(not seeds <= there[-1] for seeds in there):
+            found[key] = sorted(set().union(*there))
+    return found
 
 
 def _fit_of_mean(gaps: list[Gap]) -> Fit:

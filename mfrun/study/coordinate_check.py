@@ -83,7 +83,9 @@ def main(argv: list[str]) -> int:
     place.mkdir(parents=True, exist_ok=True)
     steps.to_csv(place / "check_steps.csv", index=False)
     table(found).to_csv(place / "check.csv", index=False)
-    what = f"scaling={cfg.scaling['name']}, dataset={cfg.dataset['name']}"
+    # The law of entries that are i.i.d. is called after itself.
+    init = cfg.init.get("law", cfg.init["name"]) if cfg.init["name"] == "iid" else cfg.init["name"]
+    what = f"scaling={cfg.scaling['name']}, dataset={cfg.dataset['name']}, init={init}"
     print(f"{what}: RMS over neurons, {SAMPLES} samples, {cfg.replicates} networks and steps 0 to {cfg.steps}")
     print(text(found))
     limit = limit_of(experiments[0])

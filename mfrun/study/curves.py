@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from mfrun.config import flatten, parse_width, width_label
 from mfrun.errors import ConfigError, UserError
 from mfrun.files import plain
 from mfrun.registry import create
-from mfrun.runs.directory import KEYS, RunDirectory, find_runs, newest
+from mfrun.runs.directory import DONE, KEYS, METRICS, RunDirectory, find_runs, newest
 
-# Differences between runs that are repetitions, not settings.
-REPEATED = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data", "steps")
+# Differences between runs that are repetitions, not settings, or that change no number.
+REPEATED = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data", "steps", "evaluation.kernels")
 # Columns that say how far a metric may be off: by the particles of the limit, and by the samples it is averaged over.
 ERRORS = ("_bar", "_se")
 # Panels in the paper's order, with its titles.
@@ -39,6 +40,7 @@ class Source:
         frame: its metrics.
         init: ``seed.init``.
         data: ``seed.data``.
+        evaluated: ``seed.eval``.
         independent: whether every replicate saw data of its own.
     """
 
@@ -46,6 +48,7 @@ class Source:
     frame: pd.DataFrame
     init: int
     data: int
+    evaluated: int
     independent: bool
 
     def table(self, column: str) -> pd.DataFrame:
@@ -167,6 +170,8 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
         except ConfigError as error:
             raise UserError(f"{run.path}: {error}") from error
         frame = run.metrics()
+        if frame.empty and run.status()["state"] in DONE:
+            print(f"mfrun: {run.path}: left out: its {METRICS} is missing or empty", file=sys.stderr)
         if len(frame):
             loaded.append((run, width, flatten(keys), frame))
     if not loaded:
@@ -181,8 +186,8 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
     curves: dict[tuple[str, float, int], Curve] = {}
     for (run, width, flat, frame), setting in zip(loaded, settings, strict=True):
         shown = {k: v for k, v in setting.items() if len(values[k]) > 1}
-        seeds = (int(flat.get("seed.init", 0)), int(flat.get("seed.data", 0)))
-        source = Source(run, frame, *seeds, flat.get("replicate_data") == "independent")
+        init, data, evaluated = (int(flat.get(f"seed.{of}", 0)) for of in ("init", "data", "eval"))
+        source = Source(run, frame, init, data, evaluated, flat.get("replicate_data") == "independent")
         neurons = flat.get("neurons")
         curve = curves.setdefault((repr(shown), width, neurons or 0), Curve(width, shown, neurons=neurons))
         curve.sources.append(source)
@@ -215,11 +220,6 @@ def settings_of(curves: list[Curve]) -> list[dict[str, Any]]:
     """The settings that there are; what all of several have in common is no setting of its own."""
     settings = list({repr(c.setting): c.setting for c in curves}.values())
     return [s for s in settings if not any(s.items() < other.items() for other in settings)] or settings
-
-
-def stood_label(width: float, neurons: int | None) -> str:
-    """A width as a table names it, ``1e6 by 256`` where so many neurons stand for it."""
-    return width_label(width) + (f" by {neurons}" if neurons else "")
 
 
 def alike(curves: list[Curve], setting: dict[str, Any]) -> list[Curve]:
@@ -271,8 +271,9 @@ def title(metric: str) -> str:
     """A panel's title."""
     if metric.startswith("nonpositive_"):
         return f"Fraction of $h_{{{metric.rpartition('_')[2]}}} \\leq 0$"
-    if metric.startswith("types_"):
-        return f"Types of layer {metric.rpartition('_')[2]}"
+    if metric.startswith(("types_", "alignment_")):
+        name, _, layer = metric.partition("_")
+        return f"{name.capitalize()} of layer {layer}"
     split, _, name = metric.partition("_")
     return TITLES.get(metric, f"{split.capitalize()} {name.replace('_', ' ')}")
 

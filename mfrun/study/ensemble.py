@@ -12,11 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mfrun.config import stood_label
 from mfrun.dynamics.experiment import Problems
 from mfrun.errors import UserError
 from mfrun.study import predicted, style
 from mfrun.study.averages import ALL, Estimate, Study, measure
-from mfrun.study.curves import alike, describe, load, settings_of, stood_label, title
+from mfrun.study.curves import alike, describe, load, settings_of, title
 from mfrun.study.power_law import PowerLaw, power_law
 
 # Of the parts of a gap.
@@ -42,6 +43,10 @@ def main(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     table(studies).to_csv(out / "ensemble.csv", index=False)
     print("\n".join(text(s) for s in studies))
+    there = max(e.networks for s in studies for e in s.ensembles)
+    for k in sizes:
+        if not any(k in e.of for s in studies for e in s.ensembles):
+            print(f"  k={k} needs more than the {there} networks of a width here, for its standard error as well")
     style.save(figure(studies), out / f"ensemble.{args.format}")
     print(f"\n{out / 'ensemble.csv'}\n{out / f'ensemble.{args.format}'}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ def _varying(curves: list[Curve], asked: list[str], option: str) -> list[str]:
     """
     keys, found = _keys(curves), list[str]()
     for key in asked:
+        if key == "width":
+            raise UserError(f"{option} width: is told by the colours; {option} takes another key")
         same = [k for k in keys if key in (k, k.removesuffix(".name"), k.removesuffix(".name").rpartition(".")[2])]
         if not same:
             varies = f"the keys that vary are {', '.join(keys)}" if keys else "nothing varies but the width"
@@ -128,7 +131,7 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
         for ax, metric in zip(row, metrics, strict=True):
             for curve in curves:
                 _draw(ax, curve, metric, args, looks[id(curve)])
-            ax.set_title(title(metric) + (f", {name}" if name else ""))
+            ax.set_title(title(metric))
             if args.xscale == "log":
                 style.log_scale(ax, "x")
             ax.set_xlabel("SGD step" if args.x == "step" else r"time $t = k\alpha$")
@@ -138,12 +141,14 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
                 if yscale[metric] == "log":
                     style.log_scale(ax, "y")
             if args.xlim:
-                ax.set_xlim(*_limits(args.xlim))
+                ax.set_xlim(*_limits("--xlim", args.xlim))
+        row[0].set_ylabel(name)
+    figure.align_ylabels(axes[:, 0])
     every = [curve for curves in facets.values() for curve in curves]
     for metric, column in zip(metrics, axes.T, strict=True):
         if metric in ylim:
             for ax in column:
-                ax.set_ylim(*_limits(ylim[metric]))
+                ax.set_ylim(*_limits("--ylim", ylim[metric]))
         else:
             _follow_what_is_finite(column, every, metric)
         for ax, curves in zip(column, facets.values(), strict=True):
@@ -165,9 +170,8 @@ def _draw(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace, look: d
     ax.plot(where, mean, zorder=order, **look)
     if spread is not None:
         spread = spread.reindex(mean.index)
-        ax.fill_between(
-            where, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=order - 1
-        )
+        # Bands lie below all lines, whose colours they would change.
+        ax.fill_between(where, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=1.0)
     error = curve.standard_error(metric) if args.se else None
     if error is not None:
         for edge in (mean - 1.96 * error.reindex(mean.index), mean + 1.96 * error.reindex(mean.index)):
@@ -191,7 +195,8 @@ def _bands(
     axes = iter(figure.axes)
     for curves in facets.values():
         for ax, metric in zip(axes, metrics, strict=False):
-            limits = ax.get_ylim()
+            low, high = ax.get_ylim()
+            edges = [low, high]
             for curve in (c for c in curves if c in chosen and metric in laws):
                 f = laws[metric].frame
                 f = f[f["linear"].cummin() & ((f.index > 0) | (args.xscale == "linear"))]
@@ -200,7 +205,11 @@ def _bands(
                 look = {**PREDICTED, "label": None, "color": looks[id(curve)]["color"]}
                 for edge in (mean - half, mean + half):
                     ax.plot(where, edge, zorder=3, **look)
-            ax.set_ylim(limits)
+                    edges += [edge.min(), edge.max()]
+            # Bands are seen whole, but for those of small networks, which would flatten all curves.
+            if ax.get_yscale() == "linear" and not args.ylim:
+                low, high = max(min(edges), low - (high - low) / 2), min(max(edges), high + (high - low) / 2)
+            ax.set_ylim(low, high)
 
 
 def _follow_what_is_finite(axes: Sequence[Axes], curves: list[Curve], metric: str) -> None:
@@ -255,15 +264,20 @@ def _size(text: str | None) -> tuple[float, float]:
     """Inches of a panel."""
     if text is None:
         return 2.9, 2.5
-    width, height = _limits(text)
-    if not (width > 0 and height > 0):
+    try:
+        width, height = (float(v) for v in text.split(","))
+    except ValueError:
+        width = height = 0.0
+    if not (0 < width < math.inf and 0 < height < math.inf):
         raise UserError(f"--size {text}: inches, WIDTH,HEIGHT, both > 0")
     return width, height
 
 
-def _limits(text: str) -> tuple[float, float]:
+def _limits(option: str, text: str) -> tuple[float, float]:
     try:
         low, high = (float(v) for v in text.split(","))
-    except ValueError as error:
-        raise UserError(f"{text}: a range is two numbers, as in 0,1") from error
+    except ValueError:
+        low = high = 0.0
+    if not -math.inf < low < high < math.inf:
+        raise UserError(f"{option} {text}: a range is two numbers, the smaller first, as in 0,1")
     return low, high

@@ -53,7 +53,7 @@ def text(
             flag = " " if row["linear"] else "!"
             line = f"{k:>8} {row['limit']:>10.4g} {row['c']:>10.3g} {row['c_se']:>8.2g} {row['s']:>9.3g}"
             line += f" {row['s_se']:>8.2g} {row['q']:>9.3g}{flag} {'':>22}"
-            lines.append(line + "".join(f" {_between(mean[k], half[k]):>16}" for mean, half in bands))
+            lines.append(line + "".join(f" {_between(law.metric, mean[k], half[k]):>16}" for mean, half in bands))
         lines += _needed(law, accuracy, networks)
         lines += _left(found, law, widths, tolerance)
         if not f["linear"].all():
@@ -69,8 +69,11 @@ def text(
     return "\n".join(lines)
 
 
-def _between(mean: float, half: float) -> str:
-    return f"{mean - half:.4f}..{mean + half:.4f}"
+def _between(metric: str, mean: float, half: float) -> str:
+    low, high = mean - half, mean + half
+    if metric.endswith("_error"):  # A part of the samples.
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{low:.4f}..{high:.4f}"
 
 
 def _steps(evaluated: list[int]) -> list[int]:
@@ -90,7 +93,8 @@ def _needed(law: Law, accuracy: tuple[float, bool], networks: int) -> list[str]:
     if one == 1 and law.frame["s"].iloc[-1] == 0:
         return []
     line = f"  to be within {said} of the limit at step {last} (root mean square): n = {_round(one)}"
-    return [f"{line}; {networks} networks whose outputs are averaged: n = {_round(many)} each"]
+    ended = "" if law.frame["linear"].iloc[-1] else " (! not linear there)"
+    return [f"{line}; {networks} networks whose outputs are averaged: n = {_round(many)} each{ended}"]
 
 
 def _round(n: int) -> str:
@@ -179,7 +183,7 @@ def _layers(ax: Axes, found: Prediction) -> None:
 
 # Keys in which a prediction may differ from the networks that are laid beside it.
 FREE = ("width", "steps", "replicates", "perturbed", "neurons", "keep_checkpoints")
-FREE_GROUPS = ("predict", "particles", "stand_in", "seed", "evaluation.points_per_decade")
+FREE_GROUPS = ("predict", "particles", "stand_in", "seed", "evaluation.points_per_decade", "evaluation.kernels")
 
 
 def of(folder: str, curves: list[Curve]) -> Prediction:

@@ -24,7 +24,7 @@ from mfrun.files import plain, write_atomically
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
 from mfrun.runs.status import duration, summary
 from mfrun.shell import options
-from mfrun.study import compare, style
+from mfrun.study import compare, kernels, style
 from mfrun.study.convergence import Gap, Study, rms
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load
 
@@ -48,7 +48,11 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("no run or sweep named; give its folder, or --latest")
     folder = newest() if args.latest else Path(args.path)
     file = Path(args.out) if args.out else folder / "report.html"
-    write_atomically(file, page(folder, args))
+    text = page(folder, args)
+    try:
+        write_atomically(file, text)
+    except OSError as error:
+        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from error
     print(file)
     return 0
 
@@ -166,8 +170,15 @@ def _comparison(folder: Path, args: argparse.Namespace) -> str:
     picture = base64.b64encode(png.getvalue()).decode()
     columns = ["metric", "width", "replicates", "gap_of_mean", "noise", "gap_of_one", "horizon_t"]
     keys = list(dict.fromkeys(k for s in measured.studies for k in s.setting))
-    table = measured.table[[*keys, *columns]]
-    return f"<ul>{said}</ul>{_table(table)}<img alt='gaps' src='data:image/png;base64,{picture}'>"
+    table = measured.table
+    marks = {True: "*", False: "", None: "?"}
+    for of in ("mean", "one"):
+        flags = table[f"{of}_flagged"]
+        table[f"gap_of_{of}"] = [f"{v:.3g}{marks[f]}" for v, f in zip(table[f"gap_of_{of}"], flags, strict=True)]
+    legend = "<p>* not above the noise; ? one replicate does not show the chance of the start.</p>"
+    layers = "".join(f"<pre>{escape(kernels.text(one).strip())}</pre>" for one in compare.of_kernels(measured))
+    image = f"<img alt='gaps' src='data:image/png;base64,{picture}'>"
+    return f"<ul>{said}</ul>{_table(table[[*keys, *columns]])}{legend}{layers}{image}"
 
 
 def sentences(s: Study) -> list[str]:
@@ -181,9 +192,10 @@ def sentences(s: Study) -> list[str]:
     if math.isnan(s.fit_one.rate):
         return [*lines, f"{s.metric}{where}: the rate in n cannot be estimated: {s.fit_one.why}."]
     interval = f", 95 % interval {-s.fit_one.high:.2f} to {-s.fit_one.low:.2f}" if s.fit_one.source else ""
+    moves = "falls" if s.fit_one.rate > 0 else "grows"
     return [
         *lines,
-        f"{s.metric}{where}: the gap of one network falls like n to the power -{s.fit_one.rate:.2f}{interval}.",
+        f"{s.metric}{where}: the gap of one network {moves} like n to the power {-s.fit_one.rate:.2f}{interval}.",
     ]
 
 

@@ -145,8 +145,12 @@ def log_scale(axes: Axes, which: str) -> None:
     def label(value: float, _: Any) -> str:
         low, high = sorted(axis.get_view_interval())
         exponent = math.floor(math.log10(value) + 1e-9)
-        digit = round(value / 10**exponent)
-        return rf"${digit}\cdot10^{{{exponent}}}$" if digit in (2, 5) and high < low * 10**1.5 else ""
+        digit = value / 10**exponent
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        if sum(low <= d * 10.0**e <= high for e in decades for d in (1, 2, 5)) < 2:
+            return f"{value:.3g}"  # No two of these ticks are seen.
+        marked = any(math.isclose(digit, d, rel_tol=1e-6) for d in (2, 5))
+        return rf"${digit:.0f}\cdot10^{{{exponent}}}$" if marked and high < low * 10**1.5 else ""
 
     axis.set_minor_formatter(FuncFormatter(label))
 

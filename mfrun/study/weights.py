@@ -25,6 +25,7 @@ from mfrun.dynamics.experiment import load_into, restore
 from mfrun.errors import UserError
 from mfrun.networks.network import Network
 from mfrun.runs.directory import RunDirectory
+from mfrun.runs.progress import say
 from mfrun.study import style
 from mfrun.study.curves import Curve, is_limit
 
@@ -153,9 +154,9 @@ def _finite(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
     laws: dict[str, list[Atoms]] = {name: [] for name in TITLES}
     depth = int(run.config().depth)
     for step in steps:
-        found = run.load_state(step=step)
+        found = run.load_state(say, step)
         if found is None:
-            raise UserError(f"{run.path}: no state of step {step}")
+            raise UserError(f"{run.path}: no whole state of step {step}")
         w, beta = _norms(found[0]["W1"]), found[0][f"W{depth}"].double().numpy()
         laws["norm"].append(Atoms.pooled(w, np.ones(1)))
         laws["beta"].append(Atoms.pooled(beta, np.ones(1)))

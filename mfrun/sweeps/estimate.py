@@ -11,15 +11,18 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from mfrun import config
 from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment, assemble
+from mfrun.errors import ConfigError
 from mfrun.problems.problem import CHUNK, PopulationProblem
 from mfrun.problems.streams import BLOCK
 from mfrun.runs.directory import KEPT_STATES
@@ -31,6 +34,7 @@ LARGE_STEP, USUAL_BATCH = 1.2e10, 100
 ALL_TIMING, ONE_TIMING = 2.0, 0.06
 # A state goes to the disk at so many bytes a second and takes so many seconds whatever its size.
 SAVED_A_SECOND, SAVE_SECONDS = 5e8, 5e-3
+GIB = 2**30
 # Bytes of a number in metrics.csv, among the samples, and while weights are drawn.
 CSV, FLOAT, DOUBLE = 12, 4, 8
 # The keys of a run that change neither its memory nor the time of a step.
@@ -115,13 +119,16 @@ class Planned:
 
     @property
     def disk(self) -> int:
-        """Bytes of what is kept: states and metrics.csv."""
+        """Bytes of what is kept: states, metrics.csv and kernels."""
         cfg, e = self.experiment.cfg, self.experiment
         evaluated = grid(cfg.steps, cfg.evaluation.points_per_decade)
         states = kept_steps(evaluated, cfg.keep_checkpoints) | set(evaluated[-KEPT_STATES:])
         averages = len(e.problem.splits) * (2 + len(e.test_functions)) + cfg.depth - 1
-        columns = 4 + averages * (2 if e.blueprint.infinite else 1)
-        return len(states) * self.memory.weights + len(evaluated) * e.replicates * columns * CSV
+        errors = 2 if e.blueprint.infinite else 1
+        rows = e.replicates * (4 + averages * errors) * CSV
+        # Two kernels of each hidden layer.
+        kernels = e.replicates * 2 * (cfg.depth - 1) * cfg.evaluation.kernels**2 * errors * FLOAT
+        return len(states) * self.memory.weights + len(evaluated) * (rows + kernels)
 
 
 def measure(runs: Sequence[Planned]) -> float:
@@ -192,6 +199,53 @@ def measure_memory(experiment: Experiment) -> Memory:
     gathered = blueprint.dtype.itemsize * blueprint.d * (cfg.batch + chunk)
     fresh = FLOAT * blueprint.d * sum(splits) if isinstance(experiment.problem, PopulationProblem) else 0
     return Memory(weights, start, weights + passes + stream.nbytes + gathered + fresh)
+
+
+def refuse_too_large(experiments: Sequence[Experiment]) -> None:
+    """Refuse real networks whose weights alone this machine cannot hold; what else may not fit ``--dry-run`` says.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for experiment in experiments:
+        cfg, blueprint = experiment.cfg, experiment.blueprint
+        there = machine_memory()
+        if experiment.device.type == "cuda":
+            there = torch.cuda.mem_get_info(experiment.device)[1]
+        # Multiplications of a sample are as many as weights, or more; only then is it worth counting.
+        multiplications = experiment.replicates * experiment.architecture.multiplications(blueprint)
+        if multiplications * blueprint.dtype.itemsize <= there:
+            continue
+        weights = measure_memory(experiment).weights
+        if weights > there:
+            why = f"its weights take {size(weights)}, and there are {size(there)} of memory"
+            if blueprint.scaling.is_mean_field and cfg.neurons is None and not blueprint.infinite:
+                why += "; with neurons=256 so many stand for it"
+            raise ConfigError("width", config.stood_label(cfg.width, cfg.neurons), why)
+
+
+def machine_memory() -> float:
+    """Bytes that processes here may have: the machine's, or less where a control group says so."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    root = Path("/sys/fs/cgroup")
+    try:
+        own = root / Path("/proc/self/cgroup").read_text().split("0::", 1)[1].splitlines()[0].lstrip("/")
+    except (OSError, IndexError):
+        own = root
+    for folder in (own, *own.parents):
+        for file in (folder / "memory.max", folder / "memory" / "memory.limit_in_bytes"):
+            try:
+                found.append(int(file.read_text()))
+            except (OSError, ValueError):  # There is no such file, or it says "max".
+                continue
+    return min(found)
+
+
+def size(count: float) -> str:
+    """``4.2 MiB``, ``120 GiB``."""
+    if count < GIB:
+        return f"{count / 2**20:.3g} MiB"
+    return f"{count / GIB:.3g} GiB" if count < 1024 * GIB else f"{count / GIB / 1024:.3g} TiB"
 
 
 def measure_pace(experiment: Experiment) -> Pace:

@@ -22,7 +22,7 @@ from mfrun.runs.directory import SWEEP, RunDirectory, hold_sweep, newest, write_
 from mfrun.runs.loggers import Tolerated
 from mfrun.runs.progress import WRITES_TO, say
 from mfrun.shell import commandline, hydra
-from mfrun.shell.compose import compose_jobs, compose_whole, folder, keys
+from mfrun.shell.compose import compose_jobs, folder, keys
 from mfrun.sweeps import resume
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
     swept = [commandline.line(o) for o in commandline.parse(overrides) if o.is_sweep_override()]
     if swept:
         raise UserError(f"{swept[0]}: several values; mfrun sweep trains one run for each")
-    whole = compose_whole(overrides, flags)
+    whole = resume.asked(overrides, flags)
     if keys(whole).resume:
         saved = resume.words_of_run(folder(keys(whole)))
         _, whole = resume.resumed(saved, overrides, flags)
@@ -65,6 +65,7 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
     from mfrun.dynamics.experiment import Problems
     from mfrun.dynamics.train import train
     from mfrun.dynamics.warnings import warn
+    from mfrun.sweeps.estimate import refuse_too_large
     from mfrun.sweeps.jobs import Run
 
     with _own_folder(folder(node), overrides) as path, _resumable("train", path, flags):
@@ -74,6 +75,7 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
         if (path / SWEEP).is_file():
             raise UserError(f"dir={path}: holds a sweep, and a run needs a folder of its own")
         run = Run.checked(node, directory, Problems())
+        refuse_too_large([run.experiment])
         warn([run.experiment])
         hydra.run(whole, path, lambda _: train(run.experiment, run.content, directory))
     return run
@@ -86,7 +88,7 @@ def sweep(argv: list[str]) -> int:
     distrust(set())
     words = _with_latest([word for word in argv if word != "--dry-run"], "sweep")
     flags, overrides = commandline.split(words)
-    master = compose_whole(commandline.first(overrides), flags)
+    master = resume.asked(commandline.first(overrides), flags)
     if "--dry-run" in argv:
         return _dry_run(_Sweep.of(flags, overrides, master, folder(keys(master))))
     top, runs, well = _swept("sweep", flags, overrides, master)
@@ -114,7 +116,7 @@ def sweep_runs(command: str, flags: list[str], overrides: list[str]) -> tuple[Pa
         Interrupted: it was stopped, and its state is saved.
     """
     distrust(set())
-    top, runs, well = _swept(command, flags, overrides, compose_whole(commandline.first(overrides), flags))
+    top, runs, well = _swept(command, flags, overrides, resume.asked(commandline.first(overrides), flags))
     unfinished = [run.name for run in runs if not run.folder.done()]
     if unfinished or not well:
         raise UserError(f"{top}: {', '.join(unfinished)} failed; mfrun status {top}")
@@ -129,6 +131,10 @@ def _swept(command: str, flags: list[str], overrides: list[str], master: DictCon
     ):
         asked = _Sweep.of(flags, overrides, master, top)
         runs = asked.checked()
+        if asked.local:
+            from mfrun.sweeps.estimate import refuse_too_large
+
+            refuse_too_large([run.experiment for run in runs if not run.finished])
         with hold_sweep(top, resume=asked.base.resume):
             say(f"{WRITES_TO}{top}")
             _warn(runs)
@@ -251,7 +257,7 @@ class _Sweep:
         # A job that runs elsewhere may start in another folder.
         master.dir = str(top if launcher == "local" else top.absolute())
         parsed = _with_widths(overrides, master)
-        jobs = _composed(parsed, master, flags)
+        jobs = _distinct(_composed(parsed, master, flags), top)
         return cls(top, overrides, parsed, master, base, jobs, launcher)
 
     @property
@@ -342,6 +348,23 @@ def _composed(parsed: list[Override], master: DictConfig, flags: list[str]) -> l
     ]
     jobs = commandline.jobs([o for o in parsed if o.key_or_group != "dir"])
     return compose_jobs([[*job, *own] for job in jobs], flags)
+
+
+def _distinct(jobs: list[DictConfig], top: Path) -> list[DictConfig]:
+    """The jobs, of those that compute the same the first: the limit is the same for every value of ``neurons``.
+
+    A run that is there already stays one of the sweep; two of one name are a mistake that is told later.
+    """
+    kept, first = list[DictConfig](), dict[str, str]()
+    for job in jobs:
+        node, name = keys(job), str(job.hydra.sweep.subdir)
+        computed = repr((config.content(node), [node.get(key) for key in config.EXECUTION]))
+        same = first.setdefault(computed, name)
+        if same == name or (top / name).exists():
+            kept.append(job)
+        else:
+            say(f"mfrun: {name}: computes what {same} does, and is left out")
+    return kept
 
 
 def _refuse_folders(top: Path, names: list[str], grown: bool) -> None:

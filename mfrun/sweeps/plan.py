@@ -16,13 +16,12 @@ import torch
 
 from mfrun.files import free_bytes
 from mfrun.runs.status import duration
-from mfrun.sweeps.estimate import Planned, measure
+from mfrun.sweeps.estimate import GIB, Planned, machine_memory, measure, size
 from mfrun.sweeps.jobs import Run
 from mfrun.sweeps.side_by_side import GPU_STREAMS, Job, available_cores, longest_first, makespan, schedule
 
 # Bytes of a run's process beside its arrays and what all processes share, and of a CUDA context.
 PROCESS, CONTEXT = 60 * 2**20, 600 * 2**20
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Plan:
 
     def lacking(self) -> list[str]:
         """What does not fit, a line each."""
-        lines, there, what = [], _machine_memory(), "of memory"
+        lines, there, what = [], machine_memory(), "of memory"
         if self.cluster is not None:
             there = self.cluster.memory or float("inf")
             what = f"of hydra.launcher.mem_gb={there / GIB:.0f}"
@@ -155,11 +154,11 @@ class Plan:
             large = [run.job.label for run in self.runs if self.shared + _process(run) > there]
             more = f" and {len(large) - 3} more" if len(large) > 3 else ""
             why = f"too large by itself: {', '.join(large[:3])}{more}" if large else "threads=1 takes the least"
-            lines.append(f"memory: {_bytes(self.memory)} at the peak, {_bytes(there)} {what}; {why}")
+            lines.append(f"memory: {size(self.memory)} at the peak, {size(there)} {what}; {why}")
         if self.gpu and self.gpu_memory > self._card():
-            lines.append(f"GPU memory: {_bytes(self.gpu_memory)} at the peak, of {_bytes(self._card())} on the card")
+            lines.append(f"GPU memory: {size(self.gpu_memory)} at the peak, of {size(self._card())} on the card")
         if self.disk > free_bytes(self.top):
-            lines.append(f"disk: {_bytes(self.disk)}, of {_bytes(free_bytes(self.top))} free at dir={self.top}")
+            lines.append(f"disk: {size(self.disk)}, of {size(free_bytes(self.top))} free at dir={self.top}")
         return lines
 
     def _card(self) -> int:
@@ -172,8 +171,8 @@ class Plan:
             "weights": lambda run: f"{run.memory.weights // run.experiment.blueprint.dtype.itemsize:,}",
             "steps": lambda run: run.job.steps,
             "GFLOP/step": lambda run: f"{run.job.flops / 1e9:.3g}",
-            "to draw": lambda run: _bytes(run.memory.start),
-            "to train": lambda run: _bytes(run.memory.training),
+            "to draw": lambda run: size(run.memory.start),
+            "to train": lambda run: size(run.memory.training),
             "on the GPU" if self.device.type == "cuda" else "one core": lambda run: duration(run.seconds(1)),
             "where": lambda run: run.where,
         }
@@ -181,15 +180,15 @@ class Plan:
 
     def totals(self, timing: float) -> str:
         """The sweep as a whole, as told after so many seconds of timing."""
-        held = f"at the peak, of {_bytes(_machine_memory())}" if self.here else "of the largest job"
+        held = f"at the peak, of {size(machine_memory())}" if self.here else "of the largest job"
         lines = [
             f"time    {self._time()}; steps timed here in {duration(timing)}",
-            f"memory  {_bytes(self.memory)} {held}; imports and data are {_bytes(self.shared)} of it",
-            f"disk    {_bytes(self.disk)}, of {_bytes(free_bytes(self.top))} free at dir={self.top}",
+            f"memory  {size(self.memory)} {held}; imports and data are {size(self.shared)} of it",
+            f"disk    {size(self.disk)}, of {size(free_bytes(self.top))} free at dir={self.top}",
             f"steps   {sum(r.job.steps * r.job.flops for r in self.runs):.3g} floating point operations in all",
         ]
         if self.gpu:
-            lines.insert(2, f"GPU     {_bytes(self.gpu_memory)} at the peak, of {_bytes(self._card())}")
+            lines.insert(2, f"GPU     {size(self.gpu_memory)} at the peak, of {size(self._card())}")
         return "\n".join([*lines, *(f"DOES NOT FIT  {line}" for line in self.lacking())])
 
     def _time(self) -> str:
@@ -227,27 +226,3 @@ def _resident() -> int:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _machine_memory() -> float:
-    """Bytes that processes here may have: the machine's, or less where a control group says so."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    root = Path("/sys/fs/cgroup")
-    try:
-        own = root / Path("/proc/self/cgroup").read_text().split("0::", 1)[1].splitlines()[0].lstrip("/")
-    except (OSError, IndexError):
-        own = root
-    for folder in (own, *own.parents):
-        for file in (folder / "memory.max", folder / "memory" / "memory.limit_in_bytes"):
-            try:
-                found.append(int(file.read_text()))
-            except (OSError, ValueError):  # There is no such file, or it says "max".
-                continue
-    return min(found)
-
-
-def _bytes(count: float) -> str:
-    """``4.2 MiB``, ``120 GiB``."""
-    if count < GIB:
-        return f"{count / 2**20:.3g} MiB"
-    return f"{count / GIB:.3g} GiB" if count < 1024 * GIB else f"{count / GIB / 1024:.3g} TiB"

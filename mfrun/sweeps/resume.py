@@ -71,6 +71,17 @@ def _checked(saved: object, file: Path) -> list[str]:
     return words
 
 
+def asked(overrides: list[str], flags: list[str]) -> DictConfig:
+    """The whole configuration of the words that are typed, or, where they resume a run, of those that say which.
+
+    The others make sense beside the saved words only, as ``init.g=...`` does beside the saved ``init=embedding``.
+    """
+    parsed = commandline.parse(overrides)
+    if not any(o.key_or_group == "resume" and o.value() is True for o in parsed):
+        return compose_whole(overrides, flags)
+    return compose_whole([commandline.line(o) for o in parsed if o.key_or_group in ("resume", "dir")], flags)
+
+
 def resumed(saved: list[str], typed: list[str], flags: list[str]) -> tuple[list[str], DictConfig]:
     """The words of a resumed run or sweep, and the whole configuration of its first job.
 
