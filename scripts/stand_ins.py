@@ -64,18 +64,25 @@ SETTINGS = {
     ),
 }
 REAL, SIZES = (400, 800, 1600), (64, 128, 256)
+# More starts of one setting, ``more``: width, neurons of layer 1 where N = 128 stand for it, starts of a seed, seeds.
+MORE, OF, N_MORE = "more", "mnist4_tau01", 128
+SEEDS = [(400, None, 12, (1,)), (800, None, 6, (1, 2, 3)), (800, 1024, 6, (0, 1, 2, 3))]
 
 
 def main() -> None:
     """Train what is missing, and print the tables of what is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("settings", nargs="*", default=list(SETTINGS), help=f"of {', '.join(SETTINGS)}")
+    every = [*SETTINGS, MORE]
+    parser.add_argument("settings", nargs="*", default=every, help=f"of {', '.join(every)}")
     parser.add_argument("--root", default="data", help="folder of MNIST")
     parser.add_argument("--out", default="outputs/stand_ins", type=Path)
     parser.add_argument("--tables", action="store_true", help="train nothing")
     parser.add_argument("--largest", type=int, default=max(REAL), help="real widths to train, up to this one")
     args = parser.parse_args()
     for name in args.settings:
+        if name == MORE:
+            more(args)
+            continue
         setting = SETTINGS[name]
         # The first layer's size is the stand-ins' alone: real networks and the limit of one task are trained once.
         real = args.out / name.removesuffix("_1024")
@@ -84,6 +91,31 @@ def main() -> None:
             for N in SIZES:
                 train(setting, args.out / f"{name}_N{N}", args, N)
         show(name, setting, real, args.out)
+
+
+def more(args: argparse.Namespace) -> None:
+    """More starts from other seeds, with what there is of real networks; the passage and the gap before it."""
+    setting, folder = SETTINGS[OF], args.out / f"{OF}_{MORE}"
+    keys = [*setting.keys, "threads=1", f"dataset.root={args.root}"]
+    limit = next(r.frame for r in ended(args.out / OF) if math.isinf(r.width)).set_index("step")[setting.metric]
+    step = setting.steps[-2]
+    print(f"\n{OF}, more starts: {setting.metric} below {setting.level}; gap of the mean to the limit at step {step}")
+    for n, first, starts, seeds in SEEDS:
+        frames = [] if first else [mfrun.Run(args.out / OF / f"width={n}").frame]
+        for seed in seeds:
+            run = folder / f"width={n}{f',first={first}' if first else ''},seed={seed}"
+            words = [f"width={n}", f"replicates={starts}", f"seed.init={seed}"]
+            words += [f"neurons={N_MORE}", f"stand_in.first={first}"] if first else []
+            if not args.tables:
+                once(run, [*keys, *words])
+            frames.append(mfrun.Run(run).frame)
+        passed = np.concatenate([passages(f, setting.metric, setting.level or 0.0) for f in frames])
+        gaps = np.concatenate([f[f["step"] == step][setting.metric] for f in frames]) - limit[step]
+        what = f"N = {N_MORE}, first = {first}" if first else "real"
+        told = (f"{v.mean():.4g} +- {v.std(ddof=1) / len(v) ** 0.5:.2g}" for v in (passed, gaps))
+        print(
+            f"{n:>8} {what:<24} {len(passed):>4}  {'  '.join(told)}  deviation of the passage {passed.std(ddof=1):.0f}"
+        )
 
 
 def train(setting: Setting, folder: Path, args: argparse.Namespace, N: int | None = None) -> None:
@@ -99,9 +131,13 @@ def train(setting: Setting, folder: Path, args: argparse.Namespace, N: int | Non
             starts = setting.few
         elif n not in (*REAL, "inf") and setting.beyond:
             starts = setting.beyond
-        if RunDirectory(run).done():
-            continue
-        words = [*keys, f"width={n}", f"replicates={starts}", f"dir={run}", f"resume={(run / 'config.yaml').exists()}"]
+        once(run, [*keys, f"width={n}", f"replicates={starts}"])
+
+
+def once(run: Path, words: list[str]) -> None:
+    """Train a run to its end, if it is not there yet."""
+    if not RunDirectory(run).done():
+        words = [*words, f"dir={run}", f"resume={(run / 'config.yaml').exists()}"]
         subprocess.run([sys.executable, "-m", "mfrun", "train", *words], check=True)
 
 
