@@ -114,7 +114,8 @@ class Embedding(IID):
             array = np.load(Path(self.directions), allow_pickle=False)
             found = torch.as_tensor(np.asarray(array, dtype=np.float64))
         except (OSError, ValueError, TypeError) as error:
-            why = f"one of {', '.join(DIRECTIONS)}, or a file .npy with an array (m, d); {reason(error)}"
+            why = f"one of {', '.join(DIRECTIONS)}, or a file .npy with an array (m, d), found from this folder; "
+            why += error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
             raise ConfigError("init.directions", self.directions, why) from error
         lengths = found.norm(dim=-1, keepdim=True) if found.dim() == 2 else torch.zeros(1)
         if found.dim() != 2 or len(found) != self.m or not bool((lengths > 0).all() and found.isfinite().all()):

@@ -105,6 +105,8 @@ def text(s: Study) -> str:
             told = "".join(f" {f'{e.predicted[k]:.3g}' if k in e.predicted else '-':>17}" for k in sizes)
             share = f"  {100 * (1 - e.predicted[ALL] / e.predicted[1]):.0f} %" if e.predicted[1] else ""
             lines.append(f"{'predicted':>{wide + 6}}{told}{share}")
+    if s.limit is not None and any(s.won(e) is None for e in s.ensembles):
+        lines.append("  ? the gap of one network is not above its error: more networks, or more particles, would tell")
     for name, values in s.parts().items():
         law = _law(s, values)
         if law:
