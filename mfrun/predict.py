@@ -34,15 +34,16 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--networks {chosen.networks}: must be at least 1")
     if not chosen.tolerance > 0:
         raise UserError(f"--tolerance {chosen.tolerance}: must be a number > 0")
-    for word in words:
-        if "=" not in word and not word.startswith(("-", "~")) and not Path(word).is_dir():
+    flags, words = commandline.split(words)
+    folders = [Path(word) for word in words if Path(word).is_dir()]
+    given = [word for word in words if not Path(word).is_dir()]
+    for word in given:
+        if "=" not in word and not word.startswith("~"):
             raise UserError(f"{word}: no such folder, and not of the form KEY=VALUE")
-    flags, given = commandline.split([w for w in words if not Path(w).is_dir()])
-    folders = [Path(w) for w in words if Path(w).is_dir()]
     widths = _widths(given)
     if folders:
         top = folders[0]
-        extra = [str(f) for f in folders[1:]] + [w for w in given if not w.startswith("widths=")]
+        extra = [str(f) for f in folders[1:]] + [w for w in given if not w.startswith("widths=")] + flags
         if extra:
             raise UserError(f"{extra[0]}: {top} is read as it is; only widths=[...] and options may follow")
     else:

@@ -264,6 +264,14 @@ def test_a_prediction_goes_on_and_is_read_again(tmp_path: Path, monkeypatch: pyt
     assert Path("p/predict.svg").exists()
 
 
+def test_a_folder_of_ones_own_files_is_no_prediction_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine/schedule").mkdir(parents=True)
+    Path("mine/schedule/slow.yaml").write_text("name: power\np: 0.5\nwarmup: 0.0\nmultipliers: []\n")
+    assert here("predict", "--config-dir", "mine", "schedule=slow", *KEYS, "steps=3", "dir=p") == 0
+    assert "p: 0.5" in Path("p/width=inf,perturbed=0/config.yaml").read_text()
+
+
 def test_perturbed_limits_are_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """plot and compare take the limit of a prediction's folder, and nothing else."""
     monkeypatch.chdir(tmp_path)
