@@ -56,6 +56,7 @@ SETTINGS = {
         ("dataset=gaussians", "depth=5", "steps=2000"), "population_loss", (100, 316, 1000, 2000), 24, 8, first=1024
     ),
     "mnist3_tau01": Setting((*MNIST, *FEW, "depth=3", "steps=2000"), "test_loss", (100, 316, 1000, 2000)),
+    "mnist3_tau2": Setting((*MNIST, *FEW, "depth=3", "init.tau2=2", "steps=2000"), "test_loss", (100, 316, 1000, 2000)),
     "mnist4_tau2": Setting(
         (*MNIST, "depth=4", "init.tau2=2", "steps=4000"), "test_loss", (100, 1000, 1995, 4000), beyond=4, level=1.0
     ),
