@@ -162,6 +162,13 @@ def distrust(names: set[str]) -> None:
     _distrusted.update(names)
 
 
+def names(kind: str) -> list[str]:
+    """The registered names of a kind."""
+    for home in _HOMES[kind]:
+        importlib.import_module(home)
+    return sorted(_COMPONENTS[kind])
+
+
 def names_in(value: object) -> set[str]:
     """All texts in a configuration that may be a ``package.module:attribute``."""
     if isinstance(value, Mapping):

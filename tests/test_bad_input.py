@@ -147,7 +147,10 @@ LINES = [
     ("train width=inf particles.nodes=1", "particles.nodes=1: must be at least 3"),
     ("train width=inf particles.method=foo", "particles.method=foo: one of sobol, antithetic, plain"),
     # what does not fit together
-    ("train loss=cross_entropy", "loss=cross_entropy: does not fit gaussians's sign labels"),
+    (
+        "train loss=cross_entropy",
+        "loss=cross_entropy: does not fit gaussians's sign labels; it takes classes; huber, logistic, squared fit them",
+    ),
     ("train dataset=arrays dataset.path=classes.npz loss=logistic", "loss=logistic: does not fit .* classes labels"),
     ("train dataset=arrays dataset.path=reg.npz loss=cross_entropy", "loss=cross_entropy: does not fit .* regression"),
     ("train dataset=mnist dataset.root=. loss=logistic", "loss=logistic: does not fit mnist's classes labels"),
@@ -423,6 +426,36 @@ FILES = [
         text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
         "plot r --size a",
         "--size a: inches, WIDTH,HEIGHT",
+    ),
+    (
+        "a range without curves",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --xlim 500,600",
+        "--xlim 500,600: the curves run from",
+    ),
+    (
+        "rows of laws",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --weights --facet alpha",
+        "--facet alpha: not with --weights",
+    ),
+    (
+        "one key for rows and lines",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --style alpha --facet alpha",
+        "--style alpha: is told by the rows of --facet",
+    ),
+    (
+        "a picture for a folder",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "compare r --out c.png",
+        "--out c.png: names a folder",
+    ),
+    (
+        "statics of several runs",
+        text(**{"s/a/config.yaml": CONFIG, "s/b/config.yaml": CONFIG}),
+        "statics s",
+        "s: no run, and statics takes one; here are s/a, s/b",
     ),
     (
         "rows of widths",

@@ -391,7 +391,7 @@ BAD = [
     ("architecture.normalise=area", "architecture.normalise=area: one of terms, filters"),
     ("depth=4", "depth=4: architecture.layers lists 7 convolutions; with the output that is depth=8"),
     ("schedule.multipliers=[1,2]", "schedule.multipliers=[1.0, 2.0]: depth=8 needs 8 factors"),
-    ("dataset.path=b.npz", "architecture.name=cnn: needs images, and the data set has none"),
+    ("dataset.path=b.npz", "architecture=cnn: needs images: dataset=mnist, cifar10, or arrays"),
 ]
 
 

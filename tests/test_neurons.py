@@ -187,7 +187,7 @@ def test_sweep_compare_and_plot(folder: Path) -> None:
 
 
 REFUSED = {
-    "neuron=gain neuron.means=[1,2]": r"neuron.means=\[1.0, 2.0\]: one finite number for each of the 1 components",
+    "neuron=gain neuron.means=[1,2]": r"neuron.means=\[1.0, 2.0\]: theta has 1 component, and each",
     "neuron=gain neuron.deviations=[-1]": r"neuron.deviations=\[-1.0\]: standard deviations are >= 0",
     "neuron=gian": "neuron=gian: unknown; one of affine, bias, .*did you mean gain?",
     "neuron=function": "neuron.function=",

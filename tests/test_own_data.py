@@ -64,6 +64,34 @@ def test_a_parquet_table_is_the_csv_s() -> None:
             torch.testing.assert_close(x, y)
 
 
+def test_several_targets_are_a_list_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where they are one text, a comma asks for several runs."""
+    table().drop(columns="kind").assign(label=np.arange(40) % 2 * 1.0).to_csv("t.csv", index=False)
+    words = [*FITS, "dataset.path=t.csv", "dataset.test_fraction=0.5", "loss=squared"]
+    assert here("train", *words, "dataset.target=[score,a]", "dir=two") == 0
+    two = mfrun.load("two")
+    assert isinstance(two, mfrun.Run)
+    assert two.predict(np.zeros((5, 3))).yhat.shape == (1, 5, 2)
+    assert "targets of a regression" not in capsys.readouterr().err
+    assert here("train", *words, "dataset.target={a: 3}", "dir=no") == 2
+    assert "names a column, or several, [A,B]" in capsys.readouterr().err
+    assert here("train", *words, "dataset.target=label", "dir=one") == 0
+    assert "dataset.task=auto: labels 0, 1 are floats, and so targets of a regression" in capsys.readouterr().err
+
+
+def test_arrays_are_named_as_the_file_has_them() -> None:
+    x, y = np.zeros((40, 2)), np.arange(40) % 2
+    for name, arrays, said in (
+        ("no labels", {"x": x}, "the file has x and no y"),
+        ("two lengths", {"x": x, "y": y[1:]}, "x has 40 samples, y 39"),
+        ("no number", {"x": x * np.nan, "y": y}, "x holds NaN or infinity"),
+    ):
+        np.savez(f"{name}.npz", **arrays)
+        with pytest.raises(ConfigError) as error:
+            load(path=f"{name}.npz", test_fraction=0.5)
+        assert said in str(error.value)
+
+
 def test_several_targets_of_a_table() -> None:
     table().drop(columns="kind").to_csv("t.csv", index=False)
     problem = load(path="t.csv", target="score, c", test_fraction=0.5)

@@ -20,6 +20,24 @@ from mfrun.study.convergence import Gap
 SEVERAL = ["threads=1", *TINY[2:]]
 
 
+def test_a_time_is_another_step_at_another_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SEVERAL, "widths=[3,10]", "alpha=0.01,0.02", "steps=40", "evaluation.points_per_decade=40", "dir=s"]
+    assert here("sweep", *words) == 0
+    capsys.readouterr()
+    chosen = ["--metrics", "population_loss"]
+    assert here("compare", "s", *chosen, "--times", "0.2,0.4,9") == 0
+    assert capsys.readouterr().out.count(" t=0.2     t=0.4       t=9") == 2
+    at = mfrun.compare("s", metrics="population_loss", times="0.2,0.4,9").set_index("alpha")
+    by_step = mfrun.compare("s", metrics="population_loss", steps="10,20,40").set_index("alpha")
+    for alpha, first, second in ((0.01, 20, 40), (0.02, 10, 20)):
+        assert at["gap_of_one_at_t=0.2"][alpha] == by_step[f"gap_of_one_at_{first}"][alpha]
+        assert at["gap_of_one_at_t=0.4"][alpha] == by_step[f"gap_of_one_at_{second}"][alpha]
+    assert at["gap_of_one_at_t=9"].isna().all()
+    for option in ("--times", "--steps"):
+        assert here("compare", "s", option, "-3") == 2
+        assert f"{option} -3: a list of numbers > 0" in capsys.readouterr().err
+
+
 def test_gaps_of_widths_on_other_samples_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     for width, seeds in ((3, "seed.eval=4"), (10, "seed.data=7"), ("inf", "seed.eval=0")):
         assert here("train", *TINY, *LIMIT, f"width={width}", seeds, "steps=20", f"dir=s/{width}") == 0

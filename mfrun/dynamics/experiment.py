@@ -25,7 +25,7 @@ from mfrun.networks.scaling import Scaling
 from mfrun.problems.losses import Loss, refuse_unless_it_fits
 from mfrun.problems.problem import Problem, refuse_unless_sound
 from mfrun.problems.streams import Parallel, Stream
-from mfrun.registry import conform, create, distrust, find, names_in, reason
+from mfrun.registry import conform, create, distrust, find, names, names_in, reason
 from mfrun.runs.directory import RunDirectory
 from mfrun.runs.progress import say
 from mfrun.seeds import entropy
@@ -174,9 +174,11 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     if not blueprint.infinite and not blueprint.scaling.is_mean_field:
         schedule = _scaled(schedule, blueprint, architecture)
     if problem.task not in loss.tasks:
-        fitting = ", ".join(t.value for t in loss.tasks)
+        fitting = [name for name in names("loss") if problem.task in find("loss", name, "loss").tasks]
         said = " (dataset.task)" if "task" in cfg.dataset else ""
-        why = f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels{said}; it takes {fitting}"
+        takes = ", ".join(t.value for t in loss.tasks)
+        why = f"does not fit {cfg.dataset['name']}'s {problem.task.value} labels{said}; it takes {takes}"
+        why += f"; {', '.join(fitting)} {'fits' if len(fitting) == 1 else 'fit'} them"
         raise ConfigError("loss", cfg.loss["name"], why)
     if ":" in cfg.loss["name"]:
         refuse_unless_it_fits(loss, cfg.loss["name"], problem.task, problem.n_out)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Fewer particles than these are a poor integral over the measure of a layer.
 FEW_PARTICLES = 64
+# Values that a target of a regression seldom has so few of.
+FEW_VALUES = 20
 # And neurons of a first layer that stand for more.
 FEW_STAND_INS = 256
 # (key, value, why it is suspect)
@@ -40,6 +42,20 @@ def batch_beyond_the_data(experiment: Experiment) -> Iterator[Suspicion]:
             how = "some samples are drawn several times in a step"
             how = f"a step goes through {batch / count:.3g} epochs" if experiment.cfg.sampling == "epochs" else how
             yield "batch", batch, f"the training set has {count} samples; {how}"
+
+
+def targets_like_classes(experiment: Experiment) -> Iterator[Suspicion]:
+    """Floats that are few whole numbers, as classes often are."""
+    from mfrun.problems.problem import FiniteProblem
+    from mfrun.problems.tasks import Task
+
+    problem, dataset = experiment.problem, experiment.cfg.dataset
+    if isinstance(problem, FiniteProblem) and problem.task is Task.REGRESSION and dataset.get("task") == "auto":
+        values = problem.data["train"][1].unique()  # type: ignore[no-untyped-call]
+        if problem.n_out == 1 and len(values) <= FEW_VALUES and bool((values == values.round()).all()):
+            seen = ", ".join(f"{v:g}" for v in values.tolist())
+            why = f"labels {seen} are floats, and so targets of a regression; classes takes them as classes"
+            yield "dataset.task", "auto", why
 
 
 def few_particles(experiment: Experiment) -> Iterator[Suspicion]:
@@ -88,6 +104,7 @@ def labels_in_the_noise(experiment: Experiment) -> Iterator[Suspicion]:
 RULES: tuple[Callable[[Experiment], Iterator[Suspicion]], ...] = (
     schedule_in_steps,
     batch_beyond_the_data,
+    targets_like_classes,
     few_particles,
     few_stand_ins,
     labels_in_the_noise,

@@ -89,7 +89,8 @@ class ConvArchitecture(AnyWidth):
             ConfigError: the data are no images, or a layer leaves nothing of them.
         """
         if image is None:
-            raise ConfigError("architecture.name", "cnn", "needs images, and the data set has none")
+            why = "needs images: dataset=mnist, cifar10, or arrays of shape (samples, height, width, channels)"
+            raise ConfigError("architecture", "cnn", why)
         sizes = [image[:2]]
         for i, layer in enumerate(self.layers):
             height, width = sizes[-1]

@@ -52,7 +52,9 @@ class Neuron:
         for key in ("means", "deviations"):
             value = getattr(self, key)
             if len(value) != q or not all(map(math.isfinite, value)):
-                raise ConfigError(key, value, f"one finite number for each of the {q} components of theta")
+                raise ConfigError(
+                    key, value, f"theta has {q} component{'s' * (q != 1)}, and each takes one finite number"
+                )
         if min(self.deviations, default=0.0) < 0:
             raise ConfigError("deviations", self.deviations, "standard deviations are >= 0")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,18 +37,24 @@ class Arrays:
     Attributes:
         path: the file.
         task: ``auto`` (by the labels, as above), ``sign``, ``classes`` or ``regression``.
-        target: of a table, columns of the labels, separated by commas.
+        target: of a table, the column of the labels, or a list of columns.
         test_fraction: of the samples, drawn once for all seeds, that are the test set where the file has none.
         standardize: shift and scale every input to mean 0 and deviation 1 over the training set.
     """
 
     path: str = ""
     task: str = "auto"
-    target: str = ""
+    target: Any = ""
     test_fraction: float = 0.0
     standardize: bool = False
 
     def __post_init__(self) -> None:
+        listed = self.target.split(",") if isinstance(self.target, str) else self.target
+        if not isinstance(listed, list) or not all(isinstance(c, str | int) for c in listed):
+            raise ConfigError("target", self.target, "names a column, or several, [A,B]")
+        self._columns = [str(c).strip() for c in listed if str(c).strip()]
+        # Whether the file holds x and y, of which the test set is a part.
+        self._whole = False
         if self.task not in ("auto", "sign", "classes", "regression"):
             raise ConfigError("task", self.task, "one of auto, sign, classes, regression")
         if not self.path:
@@ -90,7 +97,7 @@ class Arrays:
             self._refuse("is a folder, not a file" if file.is_dir() else "no such file")
         if file.suffix.lower() in (".csv", ".tsv", ".parquet", ".pq"):
             return self._read_table(file)
-        if self.target:
+        if self._columns:
             raise ConfigError("target", self.target, "names a column of a .csv or .parquet; an .npz has y_train")
         if not zipfile.is_zipfile(self.path):
             self._refuse("not an .npz file (numpy.savez writes one), and not named .csv, .tsv or .parquet")
@@ -113,7 +120,8 @@ class Arrays:
             self._refuse("reading Parquet needs a package that is not here; pip install pyarrow")
         except Exception as error:  # Whatever the reader of the format met.
             self._refuse(f"cannot be read as {file.suffix[1:]} ({str(error).splitlines()[0]})")
-        columns = [c.strip() for c in self.target.split(",") if c.strip()]
+        columns = self._columns
+        table.columns = table.columns.map(str)
         missing = [c for c in columns if c not in table]
         if missing or not columns:
             there = ", ".join(map(str, list(table)[:12])) + (", ..." if len(table.columns) > 12 else "")
@@ -132,10 +140,14 @@ class Arrays:
 
     def _split(self, raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """x and y of both splits, a test set being drawn where the file has none."""
+        whole = [n for n in ("x", "y") if n in raw]
+        if len(whole) == 1 and not {"x_train", "y_train"} & raw.keys():
+            self._refuse(f"the file has {whole[0]} and no {'y' if whole == ['x'] else 'x'}")
         raw = {{"x": "x_train", "y": "y_train"}.get(k, k): v for k, v in raw.items()}
         missing = [n for n in ("x_train", "y_train") if n not in raw]
         given = [n for n in ("x_test", "y_test") if n in raw]
         if not missing and not given and self.test_fraction > 0:
+            self._whole = bool(whole)
             count = len(raw["x_train"])
             order = np.random.default_rng(entropy("test set")).permutation(count)
             cut = round(count * self.test_fraction)
@@ -221,4 +233,6 @@ class Arrays:
         return columns
 
     def _refuse(self, why: str) -> NoReturn:
+        if self._whole:  # By the names that the file has.
+            why = re.sub(r"\b([xy])_(train|test)\b", r"\1", why)
         raise ConfigError("path", self.path, why)

@@ -38,10 +38,20 @@ def _beside_a_prediction(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _folder_to_write(text: str) -> str:
+    """A folder that a command makes; what ends like a picture is meant as a file."""
+    if Path(text).suffix.lstrip(".").lower() in (*FORMATS, "csv"):
+        raise UserError(f"--out {text}: names a folder, for a table and a figure; --format is the figure's")
+    return text
+
+
 def _table_and_figure(p: argparse.ArgumentParser, name: str, owner: str) -> None:
     """Where a command writes NAME.csv and its figure: by default in the folder of what it has read."""
     p.add_argument(
-        "--out", metavar="DIR", help=f"folder for {name}.csv and the figure (the {owner}'s; of several, this one)"
+        "--out",
+        metavar="DIR",
+        type=_folder_to_write,
+        help=f"of {name}.csv and the figure (the {owner}'s; of several, .)",
     )
     p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from mfrun.config import stood_label
 from mfrun.errors import UserError
 from mfrun.study import kernels, predicted, style
-from mfrun.study.convergence import Fit, Study, rms, study, table
+from mfrun.study.convergence import Fit, Marks, Study, rms, study, table
 from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, settings_of, title
 from mfrun.study.horizon import BOOTSTRAPPED
 
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else measured.folder
     out.mkdir(parents=True, exist_ok=True)
     measured.table.to_csv(out / "compare.csv", index=False)
-    print(text(measured.studies, measured.steps))
+    print(text(measured.studies, measured.marks))
     _of_kernels(measured, out)
     if args.predict:
         _beside_prediction(measured, args.predict, out)
@@ -66,8 +66,9 @@ def _beside_prediction(measured: Measured, folder: str, out: Path) -> None:
     found = predicted.of(folder, measured.curves)
     tables = []
     for s in measured.studies:
-        print(predicted.beside_text(s, found, measured.steps, folder))
-        tables.append(predicted.beside(s, found, measured.steps).assign(metric=s.metric))
+        steps = list(measured.marks.of(s).values())
+        print(predicted.beside_text(s, found, steps, folder))
+        tables.append(predicted.beside(s, found, steps).assign(metric=s.metric))
     pd.concat(tables, ignore_index=True).to_csv(out / "compare_predicted.csv", index=False)
     print(f"\n{out / 'compare_predicted.csv'}")
 
@@ -78,14 +79,14 @@ class Measured:
 
     Attributes:
         studies: one for each setting and metric.
-        steps: at which gaps are listed.
+        marks: where gaps are listed.
         left_out: why there is none for a setting and metric, a line each.
         folder: that the files belong to.
         curves: what was compared.
     """
 
     studies: list[Study]
-    steps: list[int]
+    marks: Marks
     left_out: list[str]
     folder: Path
     curves: list[Curve]
@@ -93,7 +94,7 @@ class Measured:
     @property
     def table(self) -> pd.DataFrame:
         """One row for each setting, metric and width."""
-        return table(self.studies, self.steps)
+        return table(self.studies, self.marks)
 
 
 def measure(args: argparse.Namespace) -> Measured:
@@ -116,10 +117,10 @@ def measure(args: argparse.Namespace) -> Measured:
                 skipped.append(f"{error}{where}")
     if not studies:
         raise UserError(skipped[0])
-    return Measured(studies, _steps(args.steps, args.times, studies), skipped, folder, curves)
+    return Measured(studies, _marks(args.steps, args.times, studies), skipped, folder, curves)
 
 
-def text(studies: list[Study], steps: list[int]) -> str:
+def text(studies: list[Study], marks: Marks) -> str:
     """The table for the terminal."""
     lines = []
     for s in studies:
@@ -130,7 +131,8 @@ def text(studies: list[Study], steps: list[int]) -> str:
         named = [stood_label(g.width, g.neurons) for g in s.gaps]
         wide = max(6, *map(len, named))
         head = f"{'n':>{wide}} {'gap of mean':>12} {'noise':>9}  {'gap of one':>10} {'horizon t':>10} {'step':>8}"
-        lines.append(head + "".join(f" {f'k={k}':>9}" for k in steps))
+        chosen = marks.of(s)
+        lines.append(head + "".join(f" {name:>9}" for name in chosen))
         for g, name in zip(s.gaps, named, strict=True):
             horizon, one = g.horizon(s.tolerance), g.of_one()
             t, step = (f"{horizon[1]:.4g}", str(horizon[0])) if horizon else ("never", "never")
@@ -139,7 +141,7 @@ def text(studies: list[Study], steps: list[int]) -> str:
             noise = "?" if g.replicates == 1 else f"{rms(g.noise()):.2g}"
             row = f"{name:>{wide}} {rms(g.of_mean()):>12.3g}{mean_flag}{noise:>9}  "
             row += f"{rms(one):>10.3g}{one_flag}{t:>10} {step:>8}"
-            for k in steps:
+            for k in chosen.values():
                 gap = g.one_at(k)
                 row += f" {'-':>9}" if math.isnan(gap) else f" {gap:>9.2g}"
             lines.append(row)
@@ -186,23 +188,23 @@ def _rate(f: Fit) -> str:
     return f"{f.rate:.2f}{interval}"
 
 
-def _steps(steps: str | None, times: str | None, studies: list[Study]) -> list[int]:
-    """The steps at which gaps are listed: those asked for, by number or by time, else the decades."""
-    grid, t = studies[0].gaps[0].differences.index, studies[0].gaps[0].times
+def _marks(steps: str | None, times: str | None, studies: list[Study]) -> Marks:
+    """Where gaps are listed: at the steps and times asked for, else at the decades."""
     chosen = _numbers("--steps", steps)
-    for time in _numbers("--times", times):
-        reached = [int(k) for k in grid if t[k] <= time * (1 + 1e-9)]
-        chosen.append(reached[-1] if reached else int(grid[0]))
     if steps is None and times is None:
-        chosen = [10**e for e in range(2, int(math.log10(max(int(grid[-1]), 1))) + 1)]
-    return sorted({int(k) for k in chosen})
+        last = max(int(s.gaps[0].differences.index[-1]) for s in studies)
+        chosen = [10.0**e for e in range(2, int(math.log10(max(last, 1))) + 1)]
+    return Marks(sorted({int(k) for k in chosen}), sorted(set(_numbers("--times", times))))
 
 
 def _numbers(option: str, text: str | None) -> list[float]:
     try:
-        return [float(k) for k in text.split(",")] if text else []
-    except ValueError as error:
-        raise UserError(f"{option} {text}: a list of numbers, as in 100,1000") from error
+        numbers = [float(k) for k in text.split(",")] if text else []
+    except ValueError:
+        numbers = [math.nan]
+    if not all(0 < number < math.inf for number in numbers):
+        raise UserError(f"{option} {text}: a list of numbers > 0, as in 100,1000")
+    return numbers
 
 
 @style.styled
@@ -248,10 +250,20 @@ def _against_n(ax: Axes, s: Study) -> None:
         ("mean", [rms(g.of_mean()) for g in s.gaps], s.fit_mean, "s", "#c2571a"),
     ):
         filled = [colour if name == "one network" or not g.mean_flagged() else "white" for g in s.gaps]
-        ax.scatter(n, values, marker=marker, s=22, edgecolors=colour, facecolors=filled, linewidths=1.2, zorder=3)
-        interval = f" [{f.low:.2f}, {f.high:.2f}]" if f.source else ""
-        label = f"{name}: $r={f.rate:.2f}${interval}" if not math.isnan(f.rate) else name
-        ax.plot(n, f.C * n**-f.rate, color=colour, linewidth=1.2, label=label)
+        # Where there is no line the points say in the legend whose they are.
+        alone = name if math.isnan(f.rate) else None
+        look: dict[str, Any] = {
+            "edgecolors": colour,
+            "facecolors": filled,
+            "linewidths": 1.2,
+            "zorder": 3,
+            "label": alone,
+        }
+        ax.scatter(n, values, marker=marker, s=22, **look)
+        if alone is None:
+            interval = f" [{f.low:.2f}, {f.high:.2f}]" if f.source else ""
+            label = f"{name}: $r={f.rate:.2f}${interval}"
+            ax.plot(n, f.C * n**-f.rate, color=colour, linewidth=1.2, label=label)
     top = max(rms(g.of_one()) for g in s.gaps)
     ax.plot(n, top * (n / n[0]) ** -0.5, color="0.6", linewidth=0.9, linestyle="--", label=r"$1/\sqrt{n}$")
     ax.plot(n, top * (n / n[0]) ** -1.0, color="0.6", linewidth=0.9, linestyle=":", label="$1/n$")
@@ -281,7 +293,7 @@ def _horizons(ax: Axes, s: Study) -> None:
         ax.plot(
             never, [end] * len(never), "^", color="#2a5d9f", fillstyle="none", markersize=7, label="never in the run"
         )
-    ax.axhline(end, color="0.6", linewidth=0.8, linestyle=":")
+    ax.axhline(end, color="0.6", linewidth=0.8, linestyle=":", label="end of the run")
     # t against ln n is a line on a linear axis of t; without the law, horizons of all sizes are to be seen.
     if s.law.widths < 3:
         style.log_scale(ax, "y")

@@ -278,7 +278,31 @@ def _one_over_run(differences: np.ndarray) -> float:
     return float(np.sqrt((differences**2).mean()))
 
 
-def table(studies: list[Study], steps: list[int]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Marks:
+    """Where gaps are listed, by step and by time; the rates of two settings reach one time at different steps.
+
+    Attributes:
+        steps: k.
+        times: t.
+    """
+
+    steps: list[int]
+    times: list[float]
+
+    def of(self, s: Study) -> dict[str, int]:
+        """The steps of a setting by what they are called; a time beyond its run is the step behind its last."""
+        found = {f"k={k}": k for k in self.steps}
+        for time in self.times:
+            t = s.gaps[0].times.loc[s.gaps[0].differences.index]
+            reached = t[t <= time * (1 + 1e-9)].index
+            last = int(t.index[-1])
+            beyond = time > float(t.iloc[-1]) * (1 + 1e-9)
+            found[f"t={time:g}"] = last + 1 if beyond else int(reached[-1]) if len(reached) else int(t.index[0])
+        return found
+
+
+def table(studies: list[Study], marks: Marks) -> pd.DataFrame:
     """One row for each setting, metric and width: gaps over the run and at chosen steps, rate, horizon."""
     rows = []
     for s in studies:
@@ -303,7 +327,7 @@ def table(studies: list[Study], steps: list[int]) -> pd.DataFrame:
             for name, f in (("mean", s.fit_mean), ("one", s.fit_one)):
                 row |= {f"rate_of_{name}": f.rate, f"rate_of_{name}_low": f.low, f"rate_of_{name}_high": f.high}
             row |= {"horizon_slope": s.law.b, "horizon_slope_low": s.law.low, "horizon_slope_high": s.law.high}
-            for step in steps:
-                row[f"gap_of_one_at_{step}"] = g.one_at(step)
+            for name, step in marks.of(s).items():
+                row[f"gap_of_one_at_{name.removeprefix('k=')}"] = g.one_at(step)
             rows.append(row)
     return pd.DataFrame(rows)

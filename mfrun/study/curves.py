@@ -275,7 +275,7 @@ def title(metric: str) -> str:
         name, _, layer = metric.partition("_")
         return f"{name.capitalize()} of layer {layer}"
     split, _, name = metric.partition("_")
-    return TITLES.get(metric, f"{split.capitalize()} {name.replace('_', ' ')}")
+    return TITLES.get(metric, f"{split.capitalize()} average of {name}" if name else metric)
 
 
 def is_limit(curve: Curve) -> bool:

@@ -55,6 +55,10 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             curves = [c for c in curves if c.label in wanted]
             if not curves:
                 raise UserError(f"--widths {args.widths}: no such width here")
+        if args.weights and args.facet:
+            raise UserError(f"--facet {args.facet}: not with --weights, whose rows are those of the neurons' laws")
+        if args.facet and args.facet in (args.style or []):
+            raise UserError(f"--style {args.facet}: is told by the rows of --facet; another key, or none")
         facets = _facets(curves, args.facet)
         beside = _varying(curves, [args.facet], "--facet") if args.facet else []
         told = _varying(curves, args.style, "--style") if args.style else [k for k in _keys(curves) if k not in beside]
@@ -141,7 +145,11 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
                 if yscale[metric] == "log":
                     style.log_scale(ax, "y")
             if args.xlim:
-                ax.set_xlim(*_limits("--xlim", args.xlim))
+                low, high = _limits("--xlim", args.xlim)
+                there = ax.dataLim
+                if low > there.x1 or high < there.x0:
+                    raise UserError(f"--xlim {args.xlim}: the curves run from {there.x0:.4g} to {there.x1:.4g}")
+                ax.set_xlim(low, high)
         row[0].set_ylabel(name)
     figure.align_ylabels(axes[:, 0])
     every = [curve for curves in facets.values() for curve in curves]
@@ -171,7 +179,9 @@ def _draw(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace, look: d
     if spread is not None:
         spread = spread.reindex(mean.index)
         # Bands lie below all lines, whose colours they would change.
-        ax.fill_between(where, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=1.0)
+        # An error is a part of the samples, and not below 0.
+        lower = (mean - spread).clip(lower=0.0) if metric.endswith("_error") else mean - spread
+        ax.fill_between(where, lower, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=1.0)
     error = curve.standard_error(metric) if args.se else None
     if error is not None:
         for edge in (mean - 1.96 * error.reindex(mean.index), mean + 1.96 * error.reindex(mean.index)):

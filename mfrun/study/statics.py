@@ -28,7 +28,7 @@ from mfrun.errors import UserError
 from mfrun.networks.dense import Dense
 from mfrun.networks.operations import Product
 from mfrun.problems.problem import Evaluation
-from mfrun.runs.directory import RunDirectory
+from mfrun.runs.directory import RunDirectory, find_runs
 from mfrun.runs.directory import newest as newest_folder
 from mfrun.study import style
 from mfrun.study.power_law import power_law
@@ -49,6 +49,9 @@ def main(args: argparse.Namespace) -> int:
     if args.run is None and not args.latest:
         raise UserError("no run named; give its folder, or --latest")
     run = RunDirectory(newest_folder(sweeps=False) if args.latest else args.run)
+    if not run.exists():
+        inside = ", ".join(str(one.path) for one in find_runs(run.path))
+        raise UserError(f"{run.path}: no run, and statics takes one; here are {inside}")
     asked = _step(args.step)
     experiment, whole, newest = restore(run, asked if isinstance(asked, int) else None)
     # A subclass may connect its neurons in another way.

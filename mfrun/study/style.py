@@ -129,6 +129,8 @@ def legend(
         line = look(width, colours, LINES[0]) | (BESIDE if neurons and (width, 0) in drawn else {})
         handles.append(Line2D([], [], label=named(width, neurons or None), **line))
     if len(settings) > 1:
+        if any(math.isinf(width) for width, _ in drawn):
+            settings = [f"{settings[0]}\n($n = \\infty$: dashed)", *settings[1:]]
         handles += [
             Line2D([], [], color="0.4", linestyle=line, label=label)
             for line, label in zip(LINES, settings, strict=False)
@@ -149,7 +151,9 @@ def log_scale(axes: Axes, which: str) -> None:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         if sum(low <= d * 10.0**e <= high for e in decades for d in (1, 2, 5)) < 2:
             return f"{value:.3g}"  # No two of these ticks are seen.
-        marked = any(math.isclose(digit, d, rel_tol=1e-6) for d in (2, 5))
+        # Along x there is room for a 2 beside a 1 on a part of a decade only.
+        marks = (2, 5) if which == "y" or high < low * 9.9 else (5,)
+        marked = any(math.isclose(digit, d, rel_tol=1e-6) for d in marks)
         return rf"${digit:.0f}\cdot10^{{{exponent}}}$" if marked and high < low * 10**1.5 else ""
 
     axis.set_minor_formatter(FuncFormatter(label))

@@ -3,8 +3,8 @@
 Two marginals of it are drawn: the norm |w| of a neuron's weights in the first layer, and its output weights beta in the
 last. On isotropic Gaussians the problem is the same in all directions, and the law of |w| is the radial part of rho_t.
 Those of a finite network are its neurons, each counted once; those of n = infinity are its particles, each with its
-weight p. In a panel every law is smoothed by one Gaussian kernel, so that no difference between two curves is the
-smoothing's.
+weight p. In a panel every law of one setting is smoothed by one Gaussian kernel, so that no difference between two
+widths is the smoothing's.
 """
 
 from __future__ import annotations
@@ -96,9 +96,13 @@ def figure(curves: list[Curve], looks: list[dict[str, Any]], steps: str | None) 
         margin = 0.06 * float(np.ptp(shown))
         x = np.linspace(shown.min() - margin, shown.max() + margin, 600)
         for column, (ax, step) in enumerate(zip(row, chosen, strict=True)):
-            # Silverman's rule for the widest law here with as few neurons as the smallest network has.
-            kernel = 0.9 * max(atoms[column].spread() for atoms in every) * max(fewest, 100) ** -0.2
+            # Silverman's rule for the widest law of a setting with as few neurons as the smallest network has.
+            widest: dict[str, float] = {}
+            for atoms, curve in zip(every, curves, strict=True):
+                key = repr(curve.setting)
+                widest[key] = max(widest.get(key, 0.0), atoms[column].spread())
             for atoms, curve, look in zip(every, curves, looks, strict=True):
+                kernel = 0.9 * widest[repr(curve.setting)] * max(fewest, 100) ** -0.2
                 _draw(ax, atoms[column], x, kernel, look | {"zorder": 10.0 if is_limit(curve) else 2.0})
             if name == next(iter(TITLES)):
                 ax.set_title(f"$t = {curves[0].times()[step]:.3g}$ (step {step})" if step else "$t = 0$")
