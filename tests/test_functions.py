@@ -299,9 +299,9 @@ def test_a_key_of_one_s_own_file(capfd: pytest.CaptureFixture[str], monkeypatch:
     assert here(*words) == 2
     assert capfd.readouterr().err.startswith(f"mfrun: {file}: neuron.slop=1: unknown key")
     assert here(*words, "~neuron.slop") == 2
-    assert capfd.readouterr().err.startswith(f"mfrun: {file}: neuron.means=[1.0, 2.0]: one finite number")
+    assert capfd.readouterr().err.startswith(f"mfrun: {file}: neuron.means=[1.0, 2.0]: theta has 1 component")
     assert here(*words, "~neuron.slop", "neuron.means=[]") == 2
-    assert capfd.readouterr().err.startswith("mfrun: neuron.means=[]: one finite number")
+    assert capfd.readouterr().err.startswith("mfrun: neuron.means=[]: theta has")
 
 
 def test_an_own_file_does_not_hide_behind_the_program_s(capfd: pytest.CaptureFixture[str]) -> None:

@@ -118,7 +118,7 @@ def test_the_gap_of_the_kernels(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_has_no_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     assert here("train", *TASK, "width=5", "steps=1", "dir=r") == 0
-    with pytest.raises(mfrun.errors.UserError, match=r"none \(evaluation.kernels= asks for them\)"):
+    with pytest.raises(mfrun.errors.UserError, match=r"no kernels here; evaluation.kernels=P asks"):
         mfrun.load("r").kernels()
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 255, (20, 8, 8, 1)).astype(np.uint8), rng.integers(0, 2, 20)

@@ -186,7 +186,7 @@ def test_restored_network_is_the_one_that_was_saved(tmp_path: Path) -> None:
     ("argv", "words"),
     [
         (["statics", "nowhere"], "nowhere: no such folder"),
-        (["statics", "."], "no such file"),
+        (["statics", "."], "no run here"),
         (["statics", ".", "--widths", "0"], "at least 1"),
         (["statics", ".", "--step", "-1"], "the step of a saved state, or all"),
         (["train", "keep_checkpoints=-1"], "keep_checkpoints=-1: must be at least 0"),

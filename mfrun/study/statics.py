@@ -49,10 +49,10 @@ def main(args: argparse.Namespace) -> int:
     if args.run is None and not args.latest:
         raise UserError("no run named; give its folder, or --latest")
     run = RunDirectory(newest_folder(sweeps=False) if args.latest else args.run)
+    asked = _step(args.step)
     if not run.exists():
         inside = ", ".join(str(one.path) for one in find_runs(run.path))
         raise UserError(f"{run.path}: no run, and statics takes one; here are {inside}")
-    asked = _step(args.step)
     experiment, whole, newest = restore(run, asked if isinstance(asked, int) else None)
     # A subclass may connect its neurons in another way.
     network = whole.parts[0]
