@@ -227,7 +227,7 @@ class _Loop:
         return {
             "step": self.step,
             "steps": self.cfg.steps,
-            **({"neurons": neurons} if (neurons := self.run.config().get("neurons")) else {}),
+            **({"neurons": self.cfg.neurons} if self.experiment.blueprint.stood_for else {}),
             "wall_seconds": round(self._seconds(), 3),
             "steps_per_second": round(self._speed(), 1),
             **self.latest,

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 # Fewer particles than these are a poor integral over the measure of a layer.
 FEW_PARTICLES = 64
-# Values that a target of a regression seldom has so few of.
-FEW_VALUES = 20
 # And neurons of a first layer that stand for more.
 FEW_STAND_INS = 256
+# A target of a regression seldom has so few values.
+FEW_VALUES = 20
 # (key, value, why it is suspect)
 Suspicion = tuple[str, Any, str]
 

@@ -178,9 +178,9 @@ def _draw(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace, look: d
     ax.plot(where, mean, zorder=order, **look)
     if spread is not None:
         spread = spread.reindex(mean.index)
-        # Bands lie below all lines, whose colours they would change.
         # An error is a part of the samples, and not below 0.
         lower = (mean - spread).clip(lower=0.0) if metric.endswith("_error") else mean - spread
+        # Bands lie below all lines, whose colours they would change.
         ax.fill_between(where, lower, mean + spread, color=look["color"], alpha=0.18, linewidth=0, zorder=1.0)
     error = curve.standard_error(metric) if args.se else None
     if error is not None:

@@ -207,11 +207,10 @@ def refuse_too_large(experiments: Sequence[Experiment]) -> None:
     Raises:
         ConfigError: there is one.
     """
+    memory = machine_memory()
     for experiment in experiments:
-        cfg, blueprint = experiment.cfg, experiment.blueprint
-        there = machine_memory()
-        if experiment.device.type == "cuda":
-            there = torch.cuda.mem_get_info(experiment.device)[1]
+        cfg, blueprint, device = experiment.cfg, experiment.blueprint, experiment.device
+        there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory
         # Multiplications of a sample are as many as weights, or more; only then is it worth counting.
         multiplications = experiment.replicates * experiment.architecture.multiplications(blueprint)
         if multiplications * blueprint.dtype.itemsize <= there:
