@@ -211,6 +211,29 @@ def _resumable(command: str, path: Path, flags: list[str]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class _Job:
+    """One of a sweep.
+
+    Attributes:
+        whole: its configuration, with Hydra's own part.
+        node: the keys in it.
+    """
+
+    whole: DictConfig
+    node: DictConfig
+
+    @property
+    def name(self) -> str:
+        """Of its folder below the sweep's."""
+        return str(self.whole.hydra.sweep.subdir)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What Hydra composes it of."""
+        return tuple(map(str, [*self.whole.hydra.overrides.hydra, *self.whole.hydra.overrides.task]))
+
+
+@dataclass(frozen=True)
 class _Sweep:
     """What a command line asks for.
 
@@ -220,7 +243,7 @@ class _Sweep:
         parsed: the same, with what the sweep runs over.
         master: the whole configuration of its first job, which is Hydra's of the sweep.
         base: the keys in it.
-        jobs: the whole configuration of every job.
+        jobs: of which no two compute the same.
         launcher: by the name of its file.
     """
 
@@ -229,7 +252,7 @@ class _Sweep:
     parsed: list[Override]
     master: DictConfig
     base: DictConfig
-    jobs: list[DictConfig]
+    jobs: list[_Job]
     launcher: str
 
     @classmethod
@@ -271,9 +294,7 @@ class _Sweep:
         Raises:
             UserError: one of them makes no sense, or does not fit what the folder holds.
         """
-        nodes = [keys(job) for job in self.jobs]
-        names = [str(job.hydra.sweep.subdir) for job in self.jobs]
-        _refuse_folders(self.top, names, grown=self.base.resume)
+        _refuse_folders(self.top, [job.name for job in self.jobs], grown=self.base.resume)
 
         from mfrun.dynamics.experiment import Problems
         from mfrun.sweeps.jobs import Run
@@ -285,24 +306,23 @@ class _Sweep:
             torch.set_num_threads(1)
         problems = Problems()
         return [
-            Run.checked(node, RunDirectory(self.top / name), problems, elsewhere=not self.local)
-            for node, name in zip(nodes, names, strict=True)
+            Run.checked(job.node, RunDirectory(self.top / job.name), problems, elsewhere=not self.local)
+            for job in self.jobs
         ]
 
     def record(self) -> None:
         """Write what those who resume it have to know."""
         swept = commandline.swept_keys(self.parsed)
         facts = {"overrides": resume.lasting(self.overrides), "swept": swept, "title": self.base.title}
-        write_sweep(self.top, {**facts, "runs": [str(job.hydra.sweep.subdir) for job in self.jobs]})
+        write_sweep(self.top, {**facts, "runs": [job.name for job in self.jobs]})
 
     def train(self, runs: list[Run]) -> bool:
         """Train its runs through the launcher; whether all went well, as far as the launcher says."""
         from mfrun.sweeps.jobs import SideBySide, train_job
 
-        words = [tuple(map(str, [*job.hydra.overrides.hydra, *job.hydra.overrides.task])) for job in self.jobs]
-        jobs = dict(zip(words, self.jobs, strict=True))
+        jobs = {job.words: job.whole for job in self.jobs}
         if self.local:
-            launcher = SideBySide(dict(zip(words, runs, strict=True)))
+            launcher = SideBySide(dict(zip(jobs, runs, strict=True)))
             return all(result.return_value for result in hydra.launch(self.master, jobs, train_job, launcher))
         where = f"hydra/launcher={self.launcher}"
         say(f"mfrun: {len(runs)} runs go to {where}; mfrun status {self.top} says how they stand")
@@ -339,31 +359,30 @@ def _with_widths(overrides: list[str], master: DictConfig) -> list[Override]:
     return [*parsed, *commandline.parse([f"width={','.join(widths)}"])]
 
 
-def _composed(parsed: list[Override], master: DictConfig, flags: list[str]) -> list[DictConfig]:
-    """The whole configuration of every job."""
+def _composed(parsed: list[Override], master: DictConfig, flags: list[str]) -> list[_Job]:
+    """The jobs that the words stand for."""
     own = [
         f"dir={commandline.quote(master.dir)}",
         f"hydra.sweep.subdir='{commandline.subdirectory(parsed)}'",
         "hydra.mode=MULTIRUN",
     ]
     jobs = commandline.jobs([o for o in parsed if o.key_or_group != "dir"])
-    return compose_jobs([[*job, *own] for job in jobs], flags)
+    return [_Job(whole, keys(whole)) for whole in compose_jobs([[*job, *own] for job in jobs], flags)]
 
 
-def _distinct(jobs: list[DictConfig], top: Path) -> list[DictConfig]:
+def _distinct(jobs: list[_Job], top: Path) -> list[_Job]:
     """The jobs, of those that compute the same the first: the limit is the same for every value of ``neurons``.
 
     A run that is there already stays one of the sweep; two of one name are a mistake that is told later.
     """
-    kept, first = list[DictConfig](), dict[str, str]()
+    kept, first = list[_Job](), dict[str, str]()
     for job in jobs:
-        node, name = keys(job), str(job.hydra.sweep.subdir)
-        computed = repr((config.content(node), [node.get(key) for key in config.EXECUTION]))
-        same = first.setdefault(computed, name)
-        if same == name or (top / name).exists():
+        computed = repr((config.content(job.node), [job.node.get(key) for key in config.EXECUTION]))
+        same = first.setdefault(computed, job.name)
+        if same == job.name or (top / job.name).exists():
             kept.append(job)
         else:
-            say(f"mfrun: {name}: computes what {same} does, and is left out")
+            say(f"mfrun: {job.name}: computes what {same} does, and is left out")
     return kept
 
 
