@@ -448,14 +448,16 @@ def _parsed(parser: argparse.ArgumentParser, what: Any, chosen: dict[str, Any]) 
     """Options given as keywords, as the command's parser reads them."""
     several = what if isinstance(what, Sequence) and not isinstance(what, (str, Sweep)) else [what]
     words = [str(one.path if isinstance(one, (Run, Sweep)) else one) for one in several]
+    repeated = {a.dest for a in parser._actions if isinstance(a, argparse._AppendAction)}
     for key, value in chosen.items():
         option = f"--{key.replace('_', '-')}"
         if value is True:
             words.append(option)
         elif value is not False and value is not None:
             listed = value if isinstance(value, (list, tuple)) else [value]
-            words.append(f"{option}={','.join(map(str, listed))}")
-
+            # Texts are options of their own where the command takes several; two numbers are a range.
+            each = key in repeated and all(isinstance(v, str) for v in listed)
+            words += [f"{option}={v}" for v in (listed if each else [",".join(map(str, listed))])]
     return parser.parse_args(words)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,17 +30,16 @@ def write_atomically(file: Path, data: str | bytes) -> None:
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A new file to write, which takes the place of ``file`` once it is wholly on disk."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=PARTIAL)
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}{PARTIAL}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes files that only their owner can read; a run is shared like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        # Who writes may put a file of its own in the place, for its owner only; a run is shared like any other file.
+        temporary.chmod(mode)
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -74,7 +74,8 @@ def locked(file: Path, busy: str) -> io.TextIOWrapper:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         handle.close()
-        raise UserError(busy) from error
+        held = isinstance(error, BlockingIOError)
+        raise UserError(busy if held else f"{file}: cannot be locked ({error.strerror})") from error
     return handle
 
 

@@ -13,5 +13,6 @@ def entropy(purpose: str, *key: int) -> int:
 
 
 def generator(purpose: str, *key: int) -> torch.Generator:
-    """A CPU generator seeded with :func:`entropy`."""
+    """A CPU generator seeded with :func:`entropy`, of which torch takes the low 32 bits: of 10^5 streams some two are
+    likely to be the same, and no one is likely to be any given other."""
     return torch.Generator().manual_seed(entropy(purpose, *key))

@@ -255,3 +255,10 @@ def test_importing_is_light_and_names_are_there() -> None:
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
     assert {"load", "train", "sweep", "plot", "compare", "Run", "Sweep"} <= set(mfrun.__all__)
+
+
+def test_options_that_may_be_repeated_take_lists() -> None:
+    assert here("sweep", *TINY[:1], *TINY[2:], "widths=[3,4]", "steps=3", "dir=s") == 0
+    limits = [ax.get_ylim() for ax in mfrun.plot("s", ylim=["population_loss=0,7", "population_error=0,0.5"]).axes]
+    assert limits == [(0, 7), (0, 0.5)]
+    assert {ax.get_ylim() for ax in mfrun.plot("s", ylim=(0, 3)).axes} == {(0, 3)}

@@ -119,6 +119,23 @@ def test_output_weights_and_biases_tied_to_labels(width: str) -> None:
     assert not torch.equal(free.W[-1], network.W[-1])
 
 
+@pytest.mark.parametrize("width", ["8", "inf", "1e6"])
+def test_output_weights_of_a_convolution_are_tied_by_their_output(width: str) -> None:
+    """Output o has the number o mod m of the label at each pixel that is left, whatever their number."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 5, 4, 1), dtype=np.uint8), np.arange(30) % 3
+    np.savez("a.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:])
+    words = ["architecture=cnn", "architecture.layers=[{kernel:3},{kernel:3}]", "depth=3", "init.tie=[beta]", *FEW]
+    words += ["dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy", f"width={width}", "neurons=8"]
+    keys = [w for w in TASK if not w.startswith(("dataset", "depth"))]
+    for part in assemble(validated(compose([*keys, *words], []))).network().parts:
+        beta = part.W[-1][0]
+        assert beta.shape[2:] == (5, 4)
+        assert torch.equal(beta, beta[..., :1, :1].expand_as(beta))
+        assert torch.equal(beta[0], beta[2])
+        assert not torch.equal(beta[0], beta[1])
+
+
 def test_directions_of_ones_own() -> None:
     np.save("v.npy", np.array([[3.0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0]]))
     e = experiment("width=5", "init.directions=v.npy")

@@ -146,3 +146,18 @@ def test_networks_that_cannot_be_averaged(capsys: pytest.CaptureFixture[str]) ->
     assert "no width here has two networks to average; replicates=8 trains eight" in capsys.readouterr().err
     assert here("ensemble", "apart") == 2
     assert "networks whose outputs are averaged share their data" in capsys.readouterr().err
+
+
+def test_networks_that_are_there_twice_count_once(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for init, name in ((0, "a"), (0, "b"), (1, "c")):
+        assert here("train", *TASK, "width=4", f"seed.init={init}", "keep_checkpoints=1", f"dir=d/{name}") == 0
+    capsys.readouterr()
+    assert here("ensemble", "d", "--out=e") == 0
+    assert set(pd.read_csv("e/ensemble.csv")["networks"]) == {2}
+
+
+def test_outputs_at_other_samples_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("sweep", *TASK, "widths=[4]", "replicates=2", "seed.eval=0,1", "dir=s") == 0
+    capsys.readouterr()
+    assert here("ensemble", "s") == 2
+    assert "outputs are compared at the same samples; these runs differ in seed.eval" in capsys.readouterr().err

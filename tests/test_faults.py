@@ -6,6 +6,9 @@ in test_features.py.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
 import random
 import re
@@ -18,8 +21,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from commands import TINY, curves, here, start, status, steps_logged, wait_until
+
+from mfrun.errors import UserError
+from mfrun.runs.directory import RunDirectory
 
 SWEEP = [*TINY[2:], "threads=1", "widths=[3,5]", "steps=3000", "checkpoint_seconds=0.01"]
 
@@ -194,3 +201,74 @@ def test_a_resumed_sweep_refuses_another_key(change: str, straight: Path, capfd:
     assert f"mfrun: {change.partition('=')[0]}" in err
     assert "was started with" in err
     assert {p: p.read_bytes() for p in Path("s").rglob("*") if p.is_file()} == before
+
+
+def test_a_row_that_is_gone_is_said_and_not_waited_for(straight: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """metrics.csv was edited: the run goes on from its state, and ends where it should."""
+    assert here("train", *TINY, "steps=300", "dir=r") == 0
+    lines = Path("r/metrics.csv").read_text().splitlines(keepends=True)
+    Path("r/metrics.csv").write_text("".join(line for line in lines if not line.startswith("100,")))
+    capfd.readouterr()
+    assert here("train", "dir=r", "resume=true", "steps=700") == 0
+    assert "n=4  metrics.csv has no whole row of step 100, and gets none\n" in capfd.readouterr().err
+    assert curves("r") == [row for row in curves(str(straight / "r")) if row["step"] != "100"]
+
+
+def test_states_beyond_eight_digits(tmp_path: Path) -> None:
+    """Their names no longer sort as texts do: the newest stays the newest."""
+    run = RunDirectory(tmp_path)
+    for step in (99_999_000, 99_999_999, 100_000_000, 100_010_000):
+        run.save_state(step, {"W1": torch.full((1,), float(step))}, {})
+    assert run.saved_steps() == [100_000_000, 100_010_000]
+    _, facts = run.load_state(warn=print) or ({}, {})
+    assert facts["step"] == 100_010_000
+
+
+@pytest.mark.parametrize("left", ["", "step,t,rep", "step,t,replicate,population_loss,wall_seconds\n", None])
+def test_a_run_without_a_whole_row_is_no_reason_to_be_silent_about_others(
+    left: str | None, straight: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The disk was full when the first was written, or the power went."""
+    shutil.copytree(straight / "s", "s")
+    whole = Path("s/width=3/metrics.csv").read_text()
+    header = whole.splitlines(keepends=True)[0]
+    Path("s/width=3/metrics.csv").write_text(header + "0,0,0,1." if left is None else left)
+    assert RunDirectory("s/width=3").metrics().empty
+    assert here("plot", "s") == 0
+    assert "s/width=3: left out: its metrics.csv is missing or empty" in capfd.readouterr().err
+
+
+def test_a_process_that_has_got_the_number_of_a_dead_one(straight: Path) -> None:
+    """A run that says it is trained by a process that began at another time, as after a reboot, is dead."""
+    shutil.copytree(straight / "r", "r")
+    run = RunDirectory("r")
+    run.write_status("running")
+    assert run.status()["state"] == "running"
+    said = json.loads(Path("r/status.json").read_text())
+    Path("r/status.json").write_text(json.dumps(said | {"began": "another boot/1"}))
+    assert run.status()["state"] == "killed"
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not told as another process that trains here."""
+
+    def flock(handle: object, how: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UserError, match=r"run\.lock: cannot be locked \(Function not implemented\)"):
+        RunDirectory(tmp_path).lock()
+
+
+def test_files_have_the_permissions_of_others(tmp_path: Path) -> None:
+    """As the umask says, whatever wrote them."""
+    before = os.umask(0o027)
+    try:
+        run = RunDirectory(tmp_path / "r")
+        run.create({"width": 3})
+        run.save_state(1, {"W1": torch.ones(1)}, {})
+        modes = {file.name: oct(file.stat().st_mode & 0o777) for file in run.path.iterdir()}
+        assert set(modes.values()) == {"0o640"}, modes
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)

@@ -128,3 +128,46 @@ def test_what_has_no_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     assert here("train", *words, "architecture.layers=[{kernel:3}]", "evaluation.kernels=5", "dir=q") == 2
     assert "evaluation.kernels=5: is for dense layers, not architecture=cnn" in capsys.readouterr().err
     assert not Path("q").exists()
+
+
+def test_more_samples_than_a_chunk() -> None:
+    """As many as were asked for, the first ones of the split."""
+    words = [w for w in TASK if not w.startswith("evaluation")]
+    e = assemble(validated(compose([*words, "width=3", "evaluation.samples=2000", "evaluation.kernels=1500"], [])))
+    evaluator = e.evaluator()
+    measure = Measured(e, evaluator, 1500)
+    assert measure(e.network()).features.shape == (1, 3, 1500, 1500)
+    assert torch.equal(measure.x[1000:], list(evaluator.sets["population"])[1][0][:500])
+    few = Measured(e, evaluator, 7)
+    assert torch.equal(few.x, measure.x[:7])
+    assert torch.equal(few.y, measure.y[:, :7])
+
+
+def test_networks_are_held_to_the_limit_on_their_own_data() -> None:
+    """Replicates on other batches have other kernels, in the limit as well."""
+    words = [*TASK, *FEW, "evaluation.kernels=8", "steps=30", "batch=2", "replicates=3", "replicate_data=independent"]
+    assert here("sweep", *words, "widths=[40,inf]", "dir=s") == 0
+    assert here("compare", "s", "--metrics=population_loss", "--out=c") == 0
+    found = pd.read_csv("c/compare_kernels.csv")
+    limit, wide = (mfrun.load(f"s/width={n}").kernels().features.astype(float) for n in ("inf", 40))
+    assert len(limit) == 3
+    row = found[(found["kernel"] == "features") & (found["layer"] == 3)].iloc[0]
+    apart = np.linalg.norm(wide[:, 2] - limit[:, 2], axis=(1, 2))
+    expected = np.sqrt((apart**2).mean()) / np.linalg.norm(limit[:, 2].mean(0))
+    assert row["gap_of_one"] == pytest.approx(expected, rel=1e-5)
+    assert row["networks"] == 3
+
+
+def test_stand_ins_are_rows_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside real networks of the same width; and what is evaluated elsewhere, or repeats a network, is left out."""
+    words = [*TASK, *FEW, "evaluation.kernels=8", "steps=5"]
+    assert here("sweep", *words, "widths=[32,64,inf]", "neurons=null,16", "dir=t/s") == 0
+    assert here("train", *words, "width=32", "seed.eval=1", "dir=t/elsewhere") == 0
+    assert here("train", *words, "width=32", "dir=t/again") == 0
+    capsys.readouterr()
+    assert here("compare", "t", "--metrics=population_loss", "--out=c") == 0
+    out = capsys.readouterr().out
+    assert "n=32 by 16" in out
+    found = pd.read_csv("c/compare_kernels.csv")
+    assert sorted(found.groupby(["width", "neurons"], dropna=False).size()) == [6] * 4
+    assert set(found["networks"]) == {1}

@@ -23,7 +23,7 @@ from mfrun.networks.dense import Dense, DenseWorkspace
 from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.laws import Law, Normal, Rademacher, Uniform
 from mfrun.networks.measures import Measure
-from mfrun.networks.particles import METHODS, Particles
+from mfrun.networks.particles import METHODS, Particles, sample
 
 LAWS = [Normal(), Uniform(), Rademacher()]
 NO_BIASES = DenseArchitecture(biases=False)
@@ -462,3 +462,42 @@ def test_discretisations_agree_within_their_bars(activation, tau3):
         assert results[method, 8192][1] < results[method, 1024][1] < 0.1 * finest
     if isinstance(activation, Tanh) or tau3 == 0:
         assert its_bar < 0.5 * results["plain", 8192][1]
+
+
+class ThreePoints(Law):
+    """A law of a user's own."""
+
+    points = np.array([-1.0, 0.0, 1.0]) * math.sqrt(3 / 2)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.from_numpy(self.points)[torch.randint(0, 3, shape, generator=generator)]
+
+    def quantile(self, u: np.ndarray) -> np.ndarray:
+        return self.points[np.minimum((3 * u).astype(int), 2)]
+
+    def quadrature(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if k >= 3:
+            return self.points, np.full(3, 1 / 3)
+        return np.array([-1.0, 1.0])[2 - k :], np.full(k, 1 / k)
+
+
+def test_a_law_of_a_few_points_has_them_as_its_types() -> None:
+    types = Particles(first=64, last=64).types(ThreePoints(), 2, 4, (0,), layer="last")
+    assert types.count == 9
+    assert types.period == 1
+    for nodes in types.nodes:
+        pairs = sorted(map(tuple, nodes.tolist()))
+        np.testing.assert_allclose(pairs, sorted(itertools.product(ThreePoints.points, repeat=2)))
+
+
+def test_more_coordinates_than_the_sequence_has() -> None:
+    """VGG16 gives 25088 numbers; each coordinate is still of the law, and well spread as far as the sequence goes."""
+    points = sample("sobol", Normal(), 21_203, 64, (0,))
+    assert points.shape == (64, 21_203)
+    assert bool(points.isfinite().all())
+    ends = points[:, -2:]
+    assert ends.abs().max() > 1
+    assert not torch.equal(ends[:, 0], ends[:, 1])
+    # A scrambled sequence has one point in each 64th of every axis.
+    cells = torch.from_numpy(scipy.stats.norm.cdf(points[:, :5]) * 64).floor().long()
+    assert all(sorted(cells[:, i].tolist()) == list(range(64)) for i in range(5))

@@ -7,6 +7,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import ARRAYS, LIMIT, TINY, here
 from formats import write_arrays
@@ -287,3 +288,41 @@ def test_the_flag_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert completion.candidates("mfrun sweep --dr", COMMANDS) == ["--dry-run"]
     assert completion.candidates("mfrun train --dr", COMMANDS) == []
     assert here("train", *TINY, "--dry-run") == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "width=7 replicates=3",
+        "width=inf depth=3 init.tau3=0.1",
+        "width=inf depth=5 init.tau3=0.1 replicates=2",
+        "width=inf depth=4 init=embedding init.m=2",
+        "width=inf operation=of_sum depth=3",
+        "width=1e9 neurons=16 depth=4 stand_in.first=32",
+    ],
+)
+def test_operations_are_those_of_the_weights(words: str) -> None:
+    """Every weight of every network that is trained takes one product with each sample in each of three passes."""
+    few = ["particles.first=64", "particles.last=32", "particles.inner=32"]
+    e = experiment("dataset.d=5", "batch=10", *few, *words.split())
+    network = e.network()
+    weights = sum(w.numel() for part in network.parts for w in part.W)
+    assert e.flops == 6 * 10 * weights
+
+
+def test_operations_of_a_convolution() -> None:
+    """A weight meets every pixel that its filter is laid on, in every set and in their union."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 6, 5, 2), dtype=np.uint8), rng.integers(0, 3, 30)
+    np.savez("a.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:])
+    words = ["architecture=cnn", "architecture.layers=[{kernel:3},{kernel:3,stride:2}]", "depth=3", "init.tau3=0.1"]
+    few = ["particles.first=64", "particles.last=32", "particles.inner=32"]
+    e = experiment(*ARRAYS, *words, *few, "width=inf", "batch=10")
+    network, laid = e.network(), [6 * 5, 3 * 3, 1]
+    assert e.flops == 60 * sum(k * w.numel() for part in network.parts for k, w in zip(laid, part.W, strict=True))
+
+
+def test_shapes_of_a_width_that_nothing_could_hold() -> None:
+    """They are counted, biases among them, and not drawn."""
+    e = experiment("width=1e12", "depth=3", "dataset.d=5", "init.tau3=0.1")
+    assert e.flops == pytest.approx(600 * 1e24, rel=1e-6)

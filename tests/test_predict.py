@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import TINY, here, mfrun, rows, status
+from commands import LIMIT, TINY, here, mfrun, rows, status
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from mfrun.networks.architecture import Perturbations
 from mfrun.shell import options
 from mfrun.shell.compose import compose
 from mfrun.study import plot
-from mfrun.study.prediction import Group, Growth, Law, growth_of, horizon, read
+from mfrun.study.prediction import Group, Growth, Law, _until, growth_of, horizon, read
 
 SMALL = ["threads=1", "dtype=float64", "evaluation.samples=500", "evaluation.points_per_decade=5"]
 GROUP = ["predict.first=128", "predict.last=32", "predict.inner=8", "predict.pairs=8", "predict.tested=1"]
@@ -354,3 +354,24 @@ def test_a_folder_without_a_prediction(tmp_path: Path, monkeypatch: pytest.Monke
     assert "real: no prediction here" in capsys.readouterr().err
     assert here("predict", "real", "depth=4") == 2
     assert "is read as it is" in capsys.readouterr().err
+
+
+def test_one_alarm_among_many_is_no_end() -> None:
+    """Two in a row are, and what comes after them does not count; the last evaluation has none to confirm it."""
+    alarms = np.array([0, 1, 0, 0, 1, 1, 0, 0], dtype=bool)
+    assert _until(alarms).tolist() == [True] * 4 + [False] * 4
+    assert _until(np.array([0, 0, 1], dtype=bool)).tolist() == [True, True, False]
+
+
+def test_bands_are_in_the_panels_of_their_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the second row of a picture with facets."""
+    monkeypatch.chdir(tmp_path)
+    assert here("predict", *KEYS, "init.tau2=3", "dir=p") == 0
+    keys = [w for w in TINY if not w.startswith("width")]
+    assert here("sweep", *keys, "steps=20", "widths=[4,inf]", *LIMIT, "init.tau2=0.1,3", "dir=s") == 0
+    words = ["s", "--facet=tau2", "--metrics=population_error,population_loss"]
+
+    def lines(*more: str) -> list[int]:
+        return [len(ax.lines) for ax in plot.draw(options.plot().parse_args([*words, *more]))[0].axes]
+
+    assert [a - b for a, b in zip(lines("--predict=p"), lines(), strict=True)] == [0, 0, 0, 2]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mfrun.config import validated
+from mfrun.dynamics.experiment import assemble
 from mfrun.problems.datasets import IsotropicGaussians
 from mfrun.seeds import entropy, generator
+from mfrun.shell.compose import compose
 
 KEY = st.tuples(st.sampled_from(["samples", "evaluation"]), st.lists(st.integers(0, 2**40), max_size=4).map(tuple))
 
@@ -32,3 +37,15 @@ def test_population_is_measured_on_samples_that_training_never_sees() -> None:
     drawn = torch.cat([stream.batch(k)[0].flatten() for k in range(1024)]).tolist()
     # Numbers of 24 random bits meet by chance now and then; streams that overlap share every one of the 8000.
     assert sum(v in seen for v in drawn) < 400
+
+
+def test_predictions_share_no_points_with_the_limit() -> None:
+    """Whatever group, layer and set: what is predicted is independent of the limit that it is drawn beside."""
+    words = ["dataset.d=3", "width=inf", "particles.first=64", "particles.last=32", "depth=3"]
+    e = assemble(validated(compose(words, [])))
+    limit = {round(v, 9) for part in e.network().parts for v in part.W[-1].flatten().tolist()}
+    for group in (1, 2, 3):
+        blueprint = replace(e.blueprint, perturbed=group, replicates=len(e.blueprint.predict.members))
+        own = {round(v, 9) for v in e.architecture.draw(blueprint).state()["W3"][0].flatten().tolist()}
+        assert len(own) > 16
+        assert not own & limit

@@ -75,6 +75,26 @@ def test_measures_are_probabilities_and_counts_of_the_width(N: int, first: int, 
         assert (counts - counts.round()).abs().max() < 1e-3 if typed else torch.allclose(counts, counts[0])
 
 
+@pytest.mark.parametrize("words", [("neurons=64",), ("neurons=64", "stand_in.first=4096"), ("neurons=600",)])
+@pytest.mark.parametrize("measure", ["sampled", "spread"])
+def test_sums_over_neurons_have_the_noise_of_the_width(words: tuple[str, ...], measure: str) -> None:
+    """n Var of the average of W_2[j, .] under p_1 is tau2^2, also where a point stands for less than one neuron."""
+    n, tau2 = 1000, 0.7
+    e = experiment(f"width={n}", f"init.tau2={tau2}", f"stand_in.measure={measure}", "replicates=40", *words)
+    network = e.network()
+    W, K = network.W[1], network.widths[0]
+    sums = torch.stack([(W[s] * network.p[1].probabilities(K, s)).sum(1) for s in range(40)])
+    # Half of the neurons are copies of the others, and differ in what this sum does not see.
+    assert n * float((sums - 1).square().mean()) / tau2**2 == pytest.approx(1, abs=0.15)
+
+
+def test_without_noise_between_neurons_there_are_no_copies() -> None:
+    """A network of one hidden layer has nothing to mirror: all its neurons are points of their own."""
+    W = experiment("width=1000", "neurons=31", "depth=2").network().W[0][0]
+    assert len(torch.unique(W, dim=0)) == 31
+    assert len(torch.unique(experiment("width=1000", "neurons=30").network().W[0][0], dim=0)) == 15
+
+
 def test_copies_have_opposite_noise() -> None:
     """Exactly: what the neurons of layer 2 see of layer 1 averages over copies to the mean field."""
     e = experiment("width=1000", "neurons=16", "stand_in.first=32", "init.tau2=2")
@@ -246,6 +266,7 @@ REFUSED = {
     "width=1000 neurons=6 stand_in.measure=x": "stand_in.measure=x: one of sampled, spread, drawn",
     "width=1000 neurons=6 stand_in.mirored=x": "stand_in.mirored=x: unknown key",
     "width=1000 neurons=6 stand_in.mirrored=false stand_in.first=60": "stand_in.mirrored=False: layers of [60, 6]",
+    "width=1000 neurons=6 stand_in.mirrored=false": "stand_in.mirrored=False: needs stand_in.measure=spread or drawn",
 }
 
 

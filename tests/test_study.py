@@ -13,7 +13,7 @@ from mfrun import cli
 from mfrun.dynamics.evaluate import grid
 from mfrun.runs.directory import RunDirectory
 from mfrun.shell import options
-from mfrun.study import compare, style
+from mfrun.study import bootstrap, compare, style
 from mfrun.study.convergence import study
 from mfrun.study.curves import load
 
@@ -88,6 +88,31 @@ def test_rate_interval_covers_the_truth_under_noise(tmp_path: Path) -> None:
     assert sum(g.mean_flagged() for g in s.gaps) >= 3
 
 
+@pytest.mark.parametrize("replicates", [4, 8])
+def test_intervals_of_slopes_hold_the_truth(replicates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """95 % of them do, of few replicates as well; the quantiles of the bootstrap held 84 % with four."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
+    rng, x = np.random.default_rng(replicates), np.log([100.0, 200, 400, 800])
+    held, trials = 0, 250
+
+    def gap(values: np.ndarray) -> float:
+        return 0.5 * math.log(float((values**2).mean()))
+
+    for _ in range(trials):
+        # Three modes of chance of unlike size, as a curve has.
+        sizes = np.array([[1.0], [0.5], [0.3]]) * np.exp(-x / 2)[:, None, None]
+        every = list(sizes * rng.standard_normal((4, 3, replicates)))
+        slope = np.polyfit(x, [gap(d) for d in every], 1)[0]
+        held += abs(slope + 0.5) < bootstrap.half_width(x, every, [gap] * 4)
+    # Four standard errors of 95 % in so many trials.
+    assert held / trials > 0.95 - 4 * math.sqrt(0.95 * 0.05 / trials)
+
+
+def test_without_chance_an_interval_has_no_width() -> None:
+    x = np.log([1.0, 2, 4])
+    assert bootstrap.half_width(x, [np.ones((2, 4))] * 3, [np.mean] * 3) == 0
+
+
 def test_gap_below_the_limits_own_error_is_flagged(tmp_path: Path) -> None:
     """A gap of 1e-3 means nothing beside an error bar of 1e-2."""
     write_run(tmp_path / "a", 100, 1e-1, replicates=2)
@@ -152,6 +177,65 @@ def test_replicates_are_held_to_the_limit_on_their_own_data(tmp_path: Path) -> N
     s = study(curves, "population_loss", 0.05, absolute=False)
     assert s.fit_one.rate == pytest.approx(1.0, abs=1e-6)
     assert [g.replicates for g in s.gaps] == [2, 2]
+
+
+def test_bars_of_a_reference_on_data_of_its_own(tmp_path: Path) -> None:
+    """Four limits, each on the data of one replicate: their mean has half the bar, each network meets the whole."""
+    keys = {"replicates": 4, "replicate_data": "independent"}
+    write_run(tmp_path / "100", 100, 0.015, **keys)
+    write_run(tmp_path / "inf", math.inf, 0.0, bar=0.02, **keys)
+    (gap,) = study(load([str(tmp_path)], latest=False)[0], "population_loss", 0.05, absolute=False).gaps
+    assert gap.reference_bar.tolist() == pytest.approx([0.01] * len(gap.t))
+    assert gap.reference_bar_of_one.tolist() == pytest.approx([0.02] * len(gap.t))
+    assert gap.one_flagged()
+    # One network on data that one of them has seen has that one's bar, on others the mean's.
+    for data, bar in ((0, 0.02), (7, 0.01)):
+        write_run(tmp_path / "one" / str(data), 100, 0.015, seed={"init": 9, "data": data, "eval": 0})
+        curves = load([str(tmp_path / "inf"), str(tmp_path / "one" / str(data))], latest=False)[0]
+        (gap,) = study(curves, "population_loss", 0.05, absolute=False).gaps
+        assert gap.reference_bar_of_one.iloc[0] == pytest.approx(bar)
+
+
+def test_a_finite_reference_on_data_of_its_own_has_its_chance_in_the_differences(tmp_path: Path) -> None:
+    for n, gap in ((100, 0.02), (400, 0.0)):
+        write_run(tmp_path / f"{n}", n, gap, replicates=6, noise=0.01, replicate_data="independent")
+    (gap,) = study(load([str(tmp_path)], latest=False)[0], "population_loss", 0.05, absolute=False).gaps
+    assert (gap.reference_bar == 0).all()
+    assert not gap.one_flagged()
+
+
+def test_limits_of_unlike_length(tmp_path: Path) -> None:
+    """Where one of two has ended the other's bar is the bar."""
+    write_run(tmp_path / "100", 100, 0.015)
+    for seed, last in ((0, 10), (1, STEPS)):
+        write_run(tmp_path / f"inf{seed}", math.inf, 0.0, bar=0.02, seed={"init": seed, "data": 0, "eval": 0})
+        run = RunDirectory(tmp_path / f"inf{seed}")
+        run.keep_rows({k for k in grid(STEPS, 10) if k <= last})
+    curves = load([str(tmp_path)], latest=False)[0]
+    (gap,) = study(curves, "population_loss", 0.05, absolute=False).gaps
+    assert gap.reference_bar.loc[10] == pytest.approx(0.02 / math.sqrt(2))
+    assert gap.reference_bar.loc[STEPS] == pytest.approx(0.02)
+    assert curves[-1].bar("population_loss").loc[STEPS] == pytest.approx(0.02)
+
+
+def test_batches_that_the_reference_has_not_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "100", 100, 0.1, replicates=3, replicate_data="independent")
+    write_run(tmp_path / "inf", math.inf, 0.0, bar=1e-4)
+    assert cli.run(["compare", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "! replicate_data is shared and independent: gaps hold the chance of the batches" in out
+    assert "gaps are free of them" not in out
+
+
+def test_a_width_that_is_real_and_stood_for_counts_once(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real networks have the rate; stand-ins are rows of their own."""
+    for n in (100, 200):
+        write_run(sweep / f"width={n},neurons=16", n, 1.0, neurons=16)
+    assert cli.run(["compare", str(sweep), "--metrics", "population_loss"]) == 0
+    out = capsys.readouterr().out
+    assert "one network 1.00" in out
+    assert "rate and horizon take each n once, real or by the most neurons" in out
+    assert "100 by 16" in out
 
 
 def test_steps_are_a_setting_where_the_schedule_stretches(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def gap(replicates: int, mean: float, deviation: float) -> Gap:
     """One step, replicates at ``mean`` with exactly this deviation."""
     z = np.linspace(-1, 1, replicates) if replicates > 1 else np.zeros(1)
     values = mean + (deviation * z / z.std(ddof=1) if replicates > 1 else z)
-    return Gap(10.0, pd.DataFrame([values], index=[1]), pd.Series([0.1], [1]), pd.Series([0.0], [1]))
+    return Gap(10.0, pd.DataFrame([values], index=[1]), pd.Series([0.1], [1]), *[pd.Series([0.0], [1])] * 2)
 
 
 def test_one_replicate_says_nothing_about_chance() -> None:

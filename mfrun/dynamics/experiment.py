@@ -74,10 +74,15 @@ class Experiment:
         """Initialisations that are trained."""
         return self.blueprint.replicates
 
+    @functools.cached_property
+    def multiplications(self) -> float:
+        """Products of a weight and a number that one sample costs on its way through all networks."""
+        return self.replicates * self.architecture.multiplications(self.blueprint)
+
     @property
     def flops(self) -> float:
         """Floating point operations of a step, to a few per cent: three passes, a product and a sum for each weight."""
-        return 6 * self.cfg.batch * self.replicates * self.architecture.multiplications(self.blueprint)
+        return 6 * self.cfg.batch * self.multiplications
 
     @property
     def scaling(self) -> Scaling:
@@ -109,10 +114,10 @@ class Experiment:
     def _small(self) -> bool:
         """Whether Python is a considerable part of a step, and a step is known to depend on its arrays alone."""
         blueprint, cfg = self.blueprint, self.cfg
-        multiplications = 3 * cfg.batch * self.architecture.multiplications(blueprint)
         parts = (cfg.architecture, cfg.activation, cfg.neuron, cfg.operation, cfg.loss, cfg.dataset)
         ours = not any(":" in part["name"] for part in parts)
         exact = blueprint.dtype == torch.float32 and cfg.precision == "float32"
+        multiplications = 3 * cfg.batch * self.multiplications / self.replicates
         return ours and exact and self.architecture.taped and multiplications <= SMALL_STEP
 
     def evaluator(self, samples: int | None = None) -> Evaluator:

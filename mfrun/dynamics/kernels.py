@@ -37,8 +37,7 @@ class Measured:
     """
 
     def __init__(self, experiment: Experiment, evaluator: Evaluator, count: int) -> None:
-        x, y = next(iter(list(evaluator.sets.values())[-1]))
-        self.x, self.y = x[:count].contiguous(), y[..., :count].contiguous()
+        self.x, self.y = list(evaluator.sets.values())[-1].first(count)
         self.loss, self.depth = experiment.loss, experiment.cfg.depth
         if experiment.problem.task is Task.CLASSES:
             labels = torch.nn.functional.one_hot(self.y, experiment.problem.n_out).double()

@@ -59,15 +59,22 @@ def train(
         run.create(content, experiment.problem.classes)
         if label is None:
             say(f"{WRITES_TO}{run.path}")
-        return _Loop(experiment, run, label or f"n={stood_label(cfg.width, cfg.neurons)}").go()
-    except (Interrupted, UserError):
-        raise
-    except BaseException as error:
-        run.write_status("failed", error=f"{type(error).__name__}: {error}"[:500])
-        run.log(f"failed: {type(error).__name__}: {error}")
-        raise
+        return _trained(experiment, run, label or f"n={stood_label(cfg.width, cfg.neurons)}")
     finally:
         run.unlock()
+
+
+def _trained(experiment: Experiment, run: RunDirectory, label: str) -> dict[str, Any]:
+    """Train in a folder that is this process's own, and say there where that fails."""
+    try:
+        return _Loop(experiment, run, label).go()
+    except Interrupted:
+        raise
+    except BaseException as error:
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        run.write_status("failed", error=said[:500])
+        run.log(f"failed: {said}")
+        raise
 
 
 class _Loop:
@@ -101,7 +108,7 @@ class _Loop:
     def _go(self) -> dict[str, Any]:
         cfg = self.cfg
         dynamics = self.experiment.steps(self.network, self.stream)
-        evaluate_at = sorted(set(self.grid) - self.evaluated)
+        evaluate_at = sorted(k for k in set(self.grid) - self.evaluated if k >= self.step)
         self.run.write_status("running", **self._facts())
         with Signals(), Progress(self.label, cfg.steps, self.step) as progress:
             threads = torch.get_num_threads()
@@ -209,6 +216,8 @@ class _Loop:
         complete = rows.groupby("step")["replicate"].count() == self.experiment.replicates
         self.evaluated = {int(k) for k in complete.index[complete]}
         self.run.keep_rows(self.evaluated)
+        if lost := sorted(k for k in self.grid if k < self.step and k not in self.evaluated):
+            say(f"{self.label}  metrics.csv has no whole row of step {', '.join(map(str, lost))}, and gets none")
         if len(rows):
             last = rows[rows["step"] == rows["step"].max()]
             shown = [c for c in map(str, rows) if c.endswith(("_loss", "_error"))]

@@ -172,8 +172,10 @@ class Blueprint:
 
     @property
     def copies(self) -> int:
-        """How often every neuron of a perturbed limit is there: twice where inner weights have noise to mirror."""
-        return 2 if self.depth > 2 and self.init.noise > 0 else 1
+        """How often every point of a stand-in or a perturbed limit is there: twice where inner weights have noise, and
+        it is mirrored."""
+        mirrored = self.stand_in.mirrored or self.perturbed > 0
+        return 2 if mirrored and self.depth > 2 and self.init.noise > 0 else 1
 
     @property
     def replicate_of(self) -> list[int]:
@@ -293,7 +295,7 @@ class Architecture(ABC):
         if not blueprint.scaling.is_mean_field:
             raise ConfigError("neurons", blueprint.neurons, why.format(f"scaling={names['scaling']}, but mean_field"))
         sizes = self.held(blueprint)
-        if blueprint.stand_in.mirrored and any(N % 2 for N in sizes):
+        if blueprint.copies == 2 and any(N % 2 for N in sizes):
             said = f"mirrored copies need an even number in each layer, not {', '.join(map(str, sizes))}"
             first = blueprint.stand_in.first
             if first is not None and first % 2:
@@ -303,6 +305,10 @@ class Architecture(ABC):
         lumped = [n / N for n, N in zip(widths, sizes, strict=True)]
         if not blueprint.stand_in.mirrored and max(lumped) > 1.01 * min(lumped):
             said = f"layers of {sizes} neurons for {widths} need copies: one noise cannot have two variances"
+            raise ConfigError("stand_in.mirrored", False, said)
+        noisy = blueprint.depth > 2 and blueprint.init.noise > 0
+        if not blueprint.stand_in.mirrored and blueprint.stand_in.measure == "sampled" and noisy:
+            said = "needs stand_in.measure=spread or drawn: one noise cannot have the variance of every neuron's count"
             raise ConfigError("stand_in.mirrored", False, said)
 
     def _accept_perturbed(self, blueprint: Blueprint, names: Mapping[str, str]) -> None:
@@ -315,17 +321,10 @@ class Architecture(ABC):
             raise ConfigError("operation", names["operation"], why)
 
     def multiplications(self, blueprint: Blueprint) -> float:
-        """Weights that one sample meets on its way through; by default those of fully-connected layers."""
-        if blueprint.perturbed:
-            keys = blueprint.predict
-            hidden = [keys.first, *[keys.inner] * (blueprint.depth - 3), keys.last][: blueprint.depth - 1]
-            hidden = [N * blueprint.copies // 2 for N in hidden]
-        elif blueprint.infinite:
-            hidden = self.widths(blueprint.particles.first, blueprint.depth)
-        else:
-            hidden = self.held(blueprint)
-        sizes = [blueprint.d, *hidden, blueprint.n_out]
-        return sum(j * k for j, k in itertools.pairwise(sizes))
+        """Products of a weight and a number that one sample costs in all networks of a replicate; by default those of
+        fully-connected layers."""
+        hidden = self.widths(blueprint.particles.first, blueprint.depth) if blueprint.infinite else self.held(blueprint)
+        return sum(j * k for j, k in itertools.pairwise([blueprint.d, *hidden, blueprint.n_out]))
 
     def products(self, blueprint: Blueprint, precision: str) -> Products:
         """How the matrices of its networks are multiplied; torch is set up for it."""

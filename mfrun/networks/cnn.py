@@ -100,18 +100,10 @@ class ConvArchitecture(AnyWidth):
                 raise ConfigError(f"architecture.layers[{i}]", given, f"leaves nothing of {height} x {width} pixels")
         return sizes
 
-    def multiplications(self, blueprint: Blueprint) -> float:
-        """Products of a weight and a pixel for one sample."""
-        sizes, n_out = self.sizes(blueprint.image), blueprint.n_out
-        if blueprint.infinite:
-            widths = [blueprint.particles.first] + [1] * (len(self.layers) - 1)
-        else:
-            widths = self.held(blueprint)
-        below, total = _image(blueprint)[2], 0.0
-        for layer, n, size in zip(self.layers, widths, sizes, strict=False):
-            pixels = math.prod(map(layer.convolved, size))
-            total, below = total + n * below * layer.kernel**2 * pixels, n
-        return (1 + blueprint.union) * (total + n_out * below * math.prod(sizes[-1]))
+    def met(self, blueprint: Blueprint) -> list[int]:
+        """Filters of a layer meet every pixel that they are laid on."""
+        sides = zip(self.layers, self.sizes(blueprint.image), strict=False)
+        return [*(math.prod(map(layer.convolved, size)) for layer, size in sides), 1]
 
     def products(self, blueprint: Blueprint, precision: str) -> Products:
         found = super().products(blueprint, precision)

@@ -21,7 +21,6 @@ b_l: n_l; b_{L+1}: 1). c_l is the part of the normalisation that is not a width,
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -214,21 +213,19 @@ class Conv(Network[ConvWorkspace]):
     def forward(self, x: Tensor, ws: ConvWorkspace) -> Tensor:
         B = ws.yhat.shape[2]
         ws.nonpositive.zero_()
-        with self._exact():
-            for s in range(self.replicates):
-                for i in range(0, B, ws.step):
-                    some = slice(i, i + ws.step)
-                    trace = self._forward(self._images(x, s)[some], s, ws.yhat[s, :, some])
-                    if ws.backward:
-                        ws.traces[s] = trace
-                    else:
-                        ws.nonpositive[s] += self._nonpositive(trace, s)
+        for s in range(self.replicates):
+            for i in range(0, B, ws.step):
+                some = slice(i, i + ws.step)
+                trace = self._forward(self._images(x, s)[some], s, ws.yhat[s, :, some])
+                if ws.backward:
+                    ws.traces[s] = trace
+                else:
+                    ws.nonpositive[s] += self._nonpositive(trace, s)
         return ws.yhat if self.replicates > 1 else ws.yhat[0]
 
     def descend(self, x: Tensor, D: Tensor, rates: list[float], ws: ConvWorkspace) -> None:
-        with self._exact():
-            for s, D_s in enumerate(D.view(ws.yhat.shape)):
-                self._descend(self._images(x, s), D_s, rates, ws.traces[s], s)
+        for s, D_s in enumerate(D.view(ws.yhat.shape)):
+            self._descend(self._images(x, s), D_s, rates, ws.traces[s], s)
 
     def nonpositive(self, ws: ConvWorkspace) -> list[Tensor]:
         if ws.backward:
@@ -292,12 +289,6 @@ class Conv(Network[ConvWorkspace]):
             share = (here.h <= 0).sum((0, 2, 3)).double() / here.h[0, 0].numel()
             sums.append((share * p.probabilities(len(share), s).to(share.device)).sum())
         return torch.stack(sums)
-
-    def _exact(self) -> AbstractContextManager[None]:
-        """On a GPU: float32 is rounded to TF32 only if asked for, and the same command gives the same digits."""
-        if not self.W[0].is_cuda:
-            return nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=self.products.tf32)
 
 
 def _rows(a: Tensor) -> Tensor:

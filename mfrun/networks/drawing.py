@@ -11,9 +11,13 @@ They differ in nothing else:
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from mfrun.errors import ConfigError
 from mfrun.networks.architecture import Architecture, Blueprint
@@ -59,6 +63,23 @@ class AnyWidth(Architecture):
             drawn.W[-1] = drawn.W[-1] * self.output_scale
             drawn.b[-1] = drawn.b[-1] * self.output_scale
         return self.network(drawn, blueprint)
+
+    def met(self, blueprint: Blueprint) -> list[int]:
+        """How many numbers of a sample a weight of layers 1 .. L + 1 is multiplied by; one each by default."""
+        return [1] * blueprint.depth
+
+    def multiplications(self, blueprint: Blueprint) -> float:
+        met = self.met(blueprint)
+        if not blueprint.infinite:
+            layers = self.layers_of(blueprint)
+            pairs = itertools.pairwise([layers.inputs, *self.held(blueprint), layers.n_out])
+            sizes = [j * k * math.prod(kernel) for (j, k), kernel in zip(pairs, layers.kernels, strict=True)]
+            return sum(times * size for times, size in zip(met, sizes, strict=True))
+        # How many types each layer has is for the discretisation to say.
+        network = self.draw(replace(blueprint, device=torch.device("meta")))
+        named = {f"W{l}": times for l, times in enumerate(met, 1)}
+        arrays = [(named.get(name.rpartition(".")[2], 0), array) for name, array in network.state().items()]
+        return sum(times * array.numel() for times, array in arrays) / blueprint.replicates
 
     @abstractmethod
     def layers_of(self, blueprint: Blueprint) -> Layers:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mfrun.networks.architecture import Blueprint
-from mfrun.networks.init import TIED, Layers
+from mfrun.networks.init import TIED, InitialLaw, Layers
 from mfrun.networks.measures import Measure
 
 
@@ -91,7 +91,7 @@ class Typed:
         if found is not None:
             return found.clone()
         labels = self.init.labels(l + 1, self._coordinates[l]) if name in TIED else None
-        tied = None if labels is None else self.init.tied(name, wanted, labels)
+        tied = None if labels is None else tied_to(self.init, name, self.layers, labels)
         return self._zeros(l, wanted) if tied is None else tied
 
     def _zeros(self, l: int, wanted: int) -> Tensor:
@@ -102,6 +102,17 @@ class Typed:
 def names_of(blueprint: Blueprint, layers: Layers) -> list[dict[str, int]]:
     """What tells the neurons of layers 1 .. L apart, by name, with the number of coordinates of each."""
     return [blueprint.init.coordinates(l, layers, blueprint.neuron) for l in range(1, layers.L + 1)]
+
+
+def tied_to(init: InitialLaw, name: str, layers: Layers, labels: Tensor) -> Tensor | None:
+    """Coordinates (..., K, number) that labels (..., K, m) decide; output weights are alike at all entries of a kernel.
+
+    None where they are drawn on their own.
+    """
+    found = init.tied(name, layers.n_out if name == "beta" else 1, labels)
+    if found is None or name != "beta":
+        return found
+    return found.repeat_interleave(layers.betas // layers.n_out, -1)
 
 
 def beside(mean: Tensor | float, axes: int) -> Tensor | float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mfrun.networks.architecture import Blueprint
-from mfrun.networks.drawn import Drawn
+from mfrun.networks.drawn import Drawn, tied_to
 from mfrun.networks.init import ARRAYS, Layers
 from mfrun.networks.measures import Measure
 from mfrun.seeds import generator
@@ -28,17 +28,19 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
     neurons, below = [*widths, layers.n_out], [layers.inputs, *widths]
     streams = [[generator("initial weights", seed, n, r, l) for l in range(L + 1)] for r in range(S)]
     labels: list[list[Tensor | None]] = [[None] * L for _ in range(S)]
+    # There shapes are all that is asked for.
+    meta = blueprint.device.type == "meta"
 
-    def tied(name: str, count: int, l: int, r: int) -> Tensor | None:
-        """Coordinates (n_{l+1}, count) of replicate r that the labels decide."""
+    def tied(name: str, l: int, r: int) -> Tensor | None:
+        """Coordinates (n_{l+1}, number) of replicate r that the labels decide."""
         label = labels[r][l]
-        return None if label is None else init.tied(name, count, label)
+        return None if label is None else tied_to(init, name, layers, label)
 
     def weights(l: int) -> Tensor:
         """W_{l+1} of all replicates; one array at a time is held in float64."""
         shape = (neurons[l], below[l], *layers.kernels[l])
         array = torch.empty((S, *shape), dtype=blueprint.dtype, device=blueprint.device)
-        if array.is_meta:  # Shapes are all that is asked for.
+        if meta:
             return array
         for r in range(S):
             one = init.entries.sample(shape, streams[r][l])
@@ -47,7 +49,7 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
             if l == 0:
                 one = init.first(one, layers.fan_in, f.deviations[l])
             elif l == L:
-                beta = tied("beta", layers.betas, l - 1, r)
+                beta = tied("beta", l - 1, r)
                 if beta is not None:
                     one = torch.unflatten(beta, -1, (layers.n_out, *layers.kernels[l])).movedim(1, 0).contiguous()
                 one = init.output(one, f.deviations[l])
@@ -60,9 +62,11 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
         return array
 
     def biases(l: int) -> Tensor:
+        if meta:
+            return torch.empty((S, neurons[l]), device="meta")
         # The output's is the average of theta_3 over the n_L neurons of the last layer (Eq. 38).
         shape = (neurons[l], widths[-1] if l == L else 1)
-        found = [tied("bias", 1, l, r) if l < L else None for r in range(S)]
+        found = [tied("bias", l, r) if l < L else None for r in range(S)]
         own = [init.entries.sample(shape, streams[r][l]) if z is None else z for r, z in enumerate(found)]
         draws = torch.stack([z.mean(1) for z in own])
         if l == L:
@@ -71,6 +75,8 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
 
     def theta(l: int) -> Tensor:
         shape = (widths[l], len(neuron.means))
+        if meta:
+            return torch.empty((S, *shape), device="meta")
         own = [generator("initial theta", seed, n, r, l) for r in range(S)]
         return neuron.initial(torch.stack([init.entries.sample(shape, g) for g in own]))
 

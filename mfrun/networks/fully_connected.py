@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,9 @@ from mfrun.errors import ConfigError
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.dense import Dense
 from mfrun.networks.drawing import AnyWidth
-from mfrun.networks.drawn import Drawn, names_of
+from mfrun.networks.drawn import Drawn
 from mfrun.networks.init import Layers
 from mfrun.networks.neurons import Bias, Trained
-from mfrun.networks.particles import roles
 from mfrun.registry import register
 
 
@@ -57,22 +55,6 @@ class DenseArchitecture(AnyWidth):
         if self.ratios and len(self.ratios) != depth - 1:
             why = f"depth={depth} has {depth - 1} hidden layers and needs as many"
             raise ConfigError("architecture.ratios", self.ratios, why)
-
-    def multiplications(self, blueprint: Blueprint) -> float:
-        if blueprint.infinite and not blueprint.perturbed:
-            return self._of_the_limit(blueprint)
-        return super().multiplications(blueprint)
-
-    def _of_the_limit(self, blueprint: Blueprint) -> float:
-        """Layers of one or two coordinates are small beside those that take particles."""
-        particles, layers = blueprint.particles, self.layers_of(blueprint)
-        budgets = [getattr(particles, role) for role in roles(layers.L)]
-        counts = [sum(names.values()) for names in names_of(blueprint, layers)]
-        K = [N if count > 2 or l == 0 else 1 for l, (N, count) in enumerate(zip(budgets, counts, strict=True))]
-        outer = K[0] * blueprint.d + K[-1] * blueprint.n_out
-        inner = sum(a * b for a, b in itertools.pairwise(K))
-        # Counts are those of all sets: a set has 1 / sets of the neurons, its inner layers that squared of the weights.
-        return outer + inner / blueprint.sets + blueprint.union * (outer + inner)
 
     def layers_of(self, blueprint: Blueprint) -> Layers:
         """One number between any two neurons."""

@@ -154,7 +154,8 @@ class InitialLaw(ABC):
 
         Args:
             name: ``bias`` or ``beta``; :meth:`coordinates` leaves those out that are tied.
-            count: how many of them a neuron has.
+            count: how many of them there are: 1, or one output weight for each output; in a convolution all entries
+                of the last kernel have what its output has.
             labels: (..., K, m).
 
         Returns:

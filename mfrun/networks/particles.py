@@ -16,6 +16,8 @@ from mfrun.networks.measures import Measure
 from mfrun.seeds import entropy
 
 METHODS = ("sobol", "antithetic", "plain")
+# A law that has no quadrature of so many nodes has fewer points than that, and they are its quadrature.
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,9 @@ class Particles:
         if m == 0:
             return Types(torch.zeros((stack, 1, 0), dtype=torch.float64), None)
         first, budget = layer == "first", getattr(self, layer) // self.sets
-        exact = len(law.quadrature(2)[0]) ** m if _is_finite(law) else None
-        if exact is not None and exact <= budget:
-            return replace(_grids([_grid(law, m, 2)] * stack), period=1)
+        points = len(law.quadrature(FEW)[0])
+        if points < FEW and points**m <= budget:  # The law has no others.
+            return replace(_grids([_grid(law, m, FEW)] * stack), period=1)
         if m <= 2 and not (first and m > 1):
             per_axis = budget if first else self.nodes
             # Members of the stack differ by a node, so that their spread shows the quadrature error.
@@ -129,7 +131,7 @@ class Particles:
         return Types(torch.stack([sample(self.method, law, m, budget, (*seed, s)) for s in range(stack)]), None)
 
 
-def sample(method: str, law: Law, m: int, count: int, seed: tuple[int, ...]) -> Tensor:
+def sample(method: str, law: Law, m: int, count: int, seed: tuple[int, ...], *, purpose: str = "particles") -> Tensor:
     """Equal-weight points (count, m) of m independent coordinates, each with the law.
 
     Args:
@@ -138,8 +140,9 @@ def sample(method: str, law: Law, m: int, count: int, seed: tuple[int, ...]) -> 
         m: dimension.
         count: number of points.
         seed: of the points.
+        purpose: what they are for; points of one seed for another purpose are others.
     """
-    rng = np.random.default_rng(entropy("particles", *seed))
+    rng = np.random.default_rng(entropy(purpose, *seed))
     if method == "sobol":
         # Slow to import, and finite networks do without.
         from scipy.stats import qmc
@@ -147,7 +150,9 @@ def sample(method: str, law: Law, m: int, count: int, seed: tuple[int, ...]) -> 
         with warnings.catch_warnings():
             # A count that is no power of 2 only loses some balance.
             warnings.simplefilter("ignore", UserWarning)
-            u = qmc.Sobol(m, scramble=True, rng=rng).random(count)
+            u = qmc.Sobol(min(m, qmc.Sobol.MAXDIM), scramble=True, rng=rng).random(count)
+        # Nobody has made the sequence for more coordinates; the rest of so many is independent of it.
+        u = np.concatenate([u, rng.random((count, m - u.shape[1]))], 1)
     elif method == "antithetic":
         half = rng.random((count // 2, m))
         u = np.concatenate([half, 1 - half])
@@ -155,11 +160,6 @@ def sample(method: str, law: Law, m: int, count: int, seed: tuple[int, ...]) -> 
         u = rng.random((count, m))
     tiny = 2.0**-53
     return torch.from_numpy(law.quantile(np.clip(u, tiny, 1 - tiny)))
-
-
-def _is_finite(law: Law) -> bool:
-    """Whether the law has finitely many points, so that its quadrature is exact with as few."""
-    return len(law.quadrature(8)[0]) < 8
 
 
 def _grid(law: Law, m: int, k: int) -> tuple[np.ndarray, np.ndarray]:

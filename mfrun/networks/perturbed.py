@@ -3,8 +3,9 @@
 A network of width n is a system of particles whose measure p fluctuates around the limit's by n^-1/2 G, and whose inner
 weights have noise that its neurons see as that of a stand-in (:mod:`mfrun.networks.stand_in`). To first order in
 eps = n^-1/2 a metric moves linearly in G, to second order quadratically in G and in the noise. So of two limits with
-measures p + eps G and p - eps G and the same noise, half the difference is the linear term, whose mean square over G is
-eps^2 s(t)^2, and the mean less the unperturbed limit is the quadratic one, of mean eps^2 c(t):
+measures p + eps G and p - eps G and the same noise (its sign differs, which only exchanges the mirrored copies of every
+neuron), half the difference is the linear term, whose mean square over G is eps^2 s(t)^2, and the mean less the
+unperturbed limit is the quadratic one, of mean eps^2 c(t):
 
     E m_n(t) = m(t) + c(t) / n + o(1/n),    sd of m_n(t) over starts = s(t) / sqrt(n) + o(n^-1/2).
 
@@ -46,9 +47,6 @@ def perturbed(blueprint: Blueprint, layers: Layers, widths: list[int]) -> Drawn:
 class _Perturbed(Lumps):
     """Points that all members share, and the fluctuations of each pair."""
 
-    def _copies(self) -> int:
-        return self.blueprint.copies
-
     def _key(self) -> tuple[int, ...]:
         return (self.blueprint.seed, self.blueprint.perturbed)
 
@@ -56,7 +54,7 @@ class _Perturbed(Lumps):
         law, count = self.blueprint.init.entries, self.sizes[l] // self.copies
         if m == 0 or self.meta:
             return torch.zeros((self.S, count, m), dtype=torch.float64, device="meta" if self.meta else "cpu")
-        return sample("sobol", law, m, count, (*self.key, l)).expand(self.S, -1, -1)
+        return sample("sobol", law, m, count, (*self.key, l), purpose="perturbed").expand(self.S, -1, -1)
 
     def _counts(self, l: int, typed: bool) -> Tensor:
         return torch.full((self.S, self.sizes[l] // self.copies), self.widths[l] * self.copies / self.sizes[l]).double()

@@ -68,7 +68,7 @@ class Products:
 
 
 def arrange(precision: str, device: torch.device, largest: int) -> Products:
-    """Set torch up for a run's products.
+    """Set torch up for a run's products, and for all others of the process: its switches are not a thread's own.
 
     Args:
         precision: ``float32``, or what a GPU offers beside it: ``tf32`` or ``bf16``.
@@ -81,6 +81,9 @@ def arrange(precision: str, device: torch.device, largest: int) -> Products:
     _cpu.fp32_precision = "ieee"
     if device.type == "cuda":
         _gpu.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        # Convolutions have a switch of their own; and the same command is to give the same digits.
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.deterministic = True
         return Products(precision == "bf16", precision == "tf32", "cuBLAS")
     library = "MKL" if torch.backends.mkl.is_available() else "BLAS"  # type: ignore[no-untyped-call]
     if precision == "bf16":

@@ -79,6 +79,10 @@ class Several(Network[SeveralWorkspace]):
 
         self._each(ws, one)
 
+    def probabilities(self, l: int) -> Tensor:
+        """Those of the first member, (its S, K_l): others have other neurons."""
+        return self._parts[0].probabilities(l)
+
     def nonpositive(self, ws: SeveralWorkspace) -> list[Tensor]:
         found = [part.nonpositive(own) for part, own in zip(self._parts, ws.parts, strict=True)]
         return [torch.cat(layer) for layer in zip(*found, strict=True)]

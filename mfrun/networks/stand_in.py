@@ -62,7 +62,7 @@ class Lumps:
     def __init__(self, blueprint: Blueprint, layers: Layers, sizes: list[int], widths: list[int]) -> None:
         self.blueprint, self.layers, self.sizes, self.widths = blueprint, layers, sizes, widths
         self.S, self.L, self.meta = blueprint.replicates, layers.L, blueprint.device.type == "meta"
-        self.copies = self._copies()
+        self.copies = blueprint.copies
         self.key = self._key()
         names = names_of(blueprint, layers)
         self.typed = Typed(blueprint, layers, [self._points(l, sum(counts.values())) for l, counts in enumerate(names)])
@@ -76,10 +76,6 @@ class Lumps:
         p = [self._measure(l) for l in range(L)]
         drawn = Drawn(W, b, p, [self._twice(typed.theta(l), 1) for l in range(L)])
         return drawn.to(self.blueprint.dtype, self.blueprint.device)
-
-    def _copies(self) -> int:
-        """How often every point is there."""
-        return 2 if self.blueprint.stand_in.mirrored and self.blueprint.init.noise > 0 else 1
 
     def _key(self) -> tuple[int, ...]:
         """Of every stream."""
@@ -132,7 +128,7 @@ class Lumps:
         shape = (self.sizes[l] // self.copies, self.sizes[l - 1] // self.copies, *kernel)
         streams = [generator(f"stand-in {purpose}", *self.key, r, l) for r in range(self.S)]
         xi = torch.stack([init.entries.sample(shape, stream) for stream in streams])
-        deviation = torch.where(counts > 0, init.noise / counts.clamp_min(1).sqrt(), 0.0)
+        deviation = torch.where(counts > 0, init.noise / counts.sqrt(), 0.0)
         return xi.mul_(deviation[(..., *[None] * len(kernel))] if deviation.dim() else deviation)
 
     def _output_bias(self) -> Tensor:

@@ -54,7 +54,8 @@ class Problem(ABC):
         """The m directions in which the training inputs vary most, (m, size), orthonormal, float64, on the CPU.
 
         Eigenvectors of the covariance of what is seen of up to ``SEEN`` inputs, the largest eigenvalue first; the
-        largest component of each is positive.
+        largest component of each is positive. Of a population, which has no training set, the inputs are those that
+        seed 0 evaluates at.
 
         Args:
             m: directions.
@@ -141,6 +142,11 @@ class Evaluation:
     def __iter__(self) -> Iterator[Batch]:
         for i in range(0, self.count, CHUNK):
             yield self._cut(i, min(i + CHUNK, self.count))
+
+    def first(self, count: int) -> Batch:
+        """So many of the samples in one piece, or all where there are fewer; contiguous."""
+        x, y = self._cut(0, min(count, self.count))
+        return x.contiguous(), y.contiguous()
 
 
 class PopulationProblem(Problem):

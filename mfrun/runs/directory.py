@@ -12,7 +12,8 @@
     run.lock                     held by the process that trains
     sweep.yaml, sweep.lock       in the folder above, where the run is part of a sweep: what was asked for, and its lock
 
-Everything is written to a temporary file, flushed to disk and renamed.
+Files are written under another name, flushed to disk and renamed; lines are added to metrics.csv, and flushed, and to
+run.log.
 """
 
 from __future__ import annotations
@@ -151,11 +152,16 @@ class RunDirectory:
         import pandas as pd
 
         file = self.path / METRICS
+        empty = pd.DataFrame({"step": [], "t": [], "replicate": []})
         if not file.exists():
-            return pd.DataFrame({"step": [], "t": [], "replicate": []})
+            return empty
         try:
             text = file.read_text()
-            frame = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))
+            whole = text[: text.rfind("\n") + 1]
+            # The disk may have been full, or the run killed, before its first row was there.
+            if whole.count("\n") < 2 and _is_head(text):
+                return empty
+            frame = pd.read_csv(io.StringIO(whole))
             frame = frame.astype({"step": "int64", "t": "float64", "replicate": "int64"})
         except (ValueError, KeyError) as error:
             raise UserError(f"{file}: not a metrics file of mfrun") from error
@@ -191,7 +197,7 @@ class RunDirectory:
 
     def kernel_steps(self) -> list[int]:
         """The steps whose kernels are there, in order."""
-        return sorted(int(f.stem.partition("-")[2]) for f in self.path.glob("kernels-*.npz"))
+        return sorted(map(_step_in, self.path.glob("kernels-*.npz")))
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -216,7 +222,7 @@ class RunDirectory:
 
     def saved_steps(self) -> list[int]:
         """The steps of the states that are there, in order."""
-        return sorted(int(f.stem.partition("-")[2]) for f in self._states())
+        return sorted(map(_step_in, self._states()))
 
     def load_state(
         self, warn: Callable[[str], object], step: int | None = None
@@ -254,13 +260,14 @@ class RunDirectory:
 
     def _states(self) -> list[Path]:
         """Commits of the saved states, newest first."""
-        return sorted(self.path.glob("state-*.json"), reverse=True)
+        return sorted(self.path.glob("state-*.json"), key=_step_in, reverse=True)
 
     # -- status ---------------------------------------------------------------------------------------------------
 
     def write_status(self, state: str, **facts: Any) -> None:
         """Say how the run stands."""
-        status = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "updated": time.time(), **facts}
+        process = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+        status = {"state": state, **process, "updated": time.time(), **facts}
         write_atomically(self.path / STATUS, json.dumps({k: _json_safe(v) for k, v in status.items()}, indent=1))
 
     def log(self, line: str) -> None:
@@ -279,7 +286,7 @@ class RunDirectory:
             state, host, pid = status["state"], status["host"], int(status["pid"])
         except (ValueError, KeyError, TypeError):
             return {"state": "unknown"}
-        if state == "running" and host == socket.gethostname() and not _alive(pid):
+        if state == "running" and host == socket.gethostname() and not _alive(pid, status.get("began")):
             status["state"] = "killed"
         return dict(status)
 
@@ -383,6 +390,12 @@ def _kernels(step: int) -> str:
     return f"kernels-{step:08d}.npz"
 
 
+def _step_in(file: Path) -> int:
+    """Of a name; -1 where it holds none, as that of a file of somebody else's."""
+    number = file.stem.partition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
 def _kept(commit: Path) -> bool:
     """Whether a state was saved for good."""
     try:
@@ -399,6 +412,12 @@ def _header(file: Path) -> list[str]:
         return next(csv.reader(lines), [])
 
 
+def _is_head(text: str) -> bool:
+    """Whether a text is the beginning of a metrics.csv, which may be cut off in its header."""
+    start = ",".join(KEYS[:3])
+    return text[: len(start)] == start[: len(text)]
+
+
 def _number(value: Any) -> Any:
     return format(value, ".10g") if isinstance(value, float) else value
 
@@ -413,11 +432,22 @@ def _step_of(line: str) -> int | None:
     return int(first) if first.isdigit() else None
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, began: str | None) -> bool:
+    """Whether the process is there, and not another one that has got its number since."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return began is None or _began(pid) in (began, None)
+
+
+def _began(pid: int) -> str | None:
+    """When a process has begun, told apart from any other time this or another machine was on; None for unknown."""
+    try:
+        # The name of a process, which stands in parentheses, may hold anything.
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{ticks}"
+    except (OSError, IndexError):
+        return None

@@ -26,6 +26,17 @@ def _folder(text: str) -> str:
     return text
 
 
+def _number(text: str) -> int:
+    """How many of something."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
+    return count
+
+
 def _folders(p: argparse.ArgumentParser, newest: str) -> None:
     """Folders of runs, by name or as the newest of a kind."""
     p.add_argument("paths", nargs="*", type=_folder, metavar="RUN_OR_SWEEP", help="folders of runs or sweeps")
@@ -146,8 +157,8 @@ def statics() -> Options:
     p.add_argument("--latest", action="store_true", help="the newest run below outputs/ that is not one of a sweep")
     p.add_argument("--step", default="newest", metavar="K|all", help="a saved state, or all of them (the newest)")
     p.add_argument("--widths", default="16,32,64,128,256,512", help="comma-separated n (16,32,64,128,256,512)")
-    p.add_argument("--draws", type=int, default=32, help="sub-networks for each n (32)")
-    p.add_argument("--samples", type=int, default=1000, help="evaluation samples (1000)")
+    p.add_argument("--draws", type=_number, default=32, help="sub-networks for each n (32)")
+    p.add_argument("--samples", type=_number, default=1000, help="evaluation samples (1000)")
     p.add_argument("--seed", type=int, default=0, help="of the draws (0)")
     _table_and_figure(p, "statics", "run")
     return p
@@ -205,7 +216,9 @@ def predict() -> Options:
         metavar="A",
         help="of the width that is asked for: 1%% of the metric's value in the limit, or a number (1%%)",
     )
-    p.add_argument("--networks", type=int, default=8, metavar="K", help="whose outputs are averaged in an ensemble (8)")
+    p.add_argument(
+        "--networks", type=_number, default=8, metavar="K", help="whose outputs are averaged in an ensemble (8)"
+    )
     p.add_argument("--tolerance", type=float, default=0.05, help="of the horizon, as `mfrun compare` takes it (0.05)")
     p.add_argument("--metrics", help="comma-separated columns of metrics.csv; losses and errors by default")
     p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")

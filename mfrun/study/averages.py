@@ -124,12 +124,14 @@ def measure(
         UserError: no state in common, or no width with two networks on the same data.
     """
     called = f" [{describe(setting)}]" if setting else ""
-    several = [c for c in curves if not is_limit(c) and sum(_replicates(c)) > 1]
+    several = [c for c in curves if not is_limit(c) and len({x for s in c.sources for x in s.labels()}) > 1]
     if not several:
         raise UserError(f"no width here has two networks to average{called}; replicates=8 trains eight")
     if any(s.independent or s.data != several[0].sources[0].data for c in several for s in c.sources):
         raise UserError(f"networks whose outputs are averaged share their data{called}; these differ in seed.data")
     chosen = [c for c in curves if is_limit(c) or c in several]
+    if len({s.evaluated for c in chosen for s in c.sources}) > 1:
+        raise UserError(f"outputs are compared at the same samples{called}; these runs differ in seed.eval")
     steps = [set(source.run.saved_steps()) for c in chosen for source in c.sources]
     common = sorted(set.intersection(*steps))
     if not common or (step is not None and step not in common):
@@ -156,10 +158,6 @@ def measure(
     return [Study(metric, setting, at, limits.get(metric), every) for metric, every in found.items()]
 
 
-def _replicates(curve: Curve) -> list[int]:
-    return [source.frame["replicate"].nunique() for source in curve.sources]
-
-
 def _limit(curve: Curve, step: int, problems: Problems) -> dict[str, Estimate]:
     """The metrics of n = infinity at a step."""
     experiment, network, _ = restore(curve.sources[0].run, step, problems)
@@ -173,12 +171,15 @@ def _limit(curve: Curve, step: int, problems: Problems) -> dict[str, Estimate]:
 
 def _outputs(curve: Curve, step: int, problems: Problems) -> tuple[dict[str, Callable[[Tensor], float]], Tensor]:
     """Outputs (networks, n_out, samples) of a width on the last split, and what each metric makes of one's outputs."""
-    parts = []
+    parts, seen = [], set[tuple[str, str]]()
     for source in curve.sources:
         experiment, network, _ = restore(source.run, step, problems)
         evaluator = experiment.evaluator()
         split, samples = list(evaluator.sets.items())[-1]
-        parts.append(network.outputs(x for x, _ in samples))
+        # A network that another run has trained already is no further one.
+        new = [label not in seen for label in source.labels()]
+        seen |= set(source.labels())
+        parts.append(network.outputs(x for x, _ in samples)[new])
     # All runs are evaluated at the same samples.
     y, outputs = torch.cat([y for _, y in samples], -1), torch.cat(parts)
     outputs = outputs[outputs.isfinite().all(-1).all(-1)]

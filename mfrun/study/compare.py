@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from mfrun.config import stood_label
 from mfrun.errors import UserError
 from mfrun.study import kernels, predicted, style
+from mfrun.study.bootstrap import BOOTSTRAPPED
 from mfrun.study.convergence import Fit, Marks, Study, rms, study, table
 from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, settings_of, title
-from mfrun.study.horizon import BOOTSTRAPPED
 
 
 def main(args: argparse.Namespace) -> int:
@@ -149,16 +149,18 @@ def text(studies: list[Study], marks: Marks) -> str:
         if s.law.widths >= 3:
             lines.append(f"  horizon t = {s.law.a:.3g} + b ln n, b = {s.law.b:.3g} [{s.law.low:.3g}, {s.law.high:.3g}]")
         if any(g.neurons for g in s.gaps):
-            lines.append("  n by N: N neurons a layer stand for n (docs/width.md)")
+            twice = len({g.width for g in s.gaps}) < len(s.gaps)
+            once = "; rate and horizon take each n once, real or by the most neurons" if twice else ""
+            lines.append(f"  n by N: N neurons a layer stand for n (docs/width.md){once}")
         if any(g.mean_flagged() or g.one_flagged() for g in s.gaps):
             lines.append(
                 "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
             )
             lines += _enough(s)
-        for key, seeds in s.unlike.items():
-            chance = {"seed.eval": "samples of the evaluation", "seed.data": "batches"}[key]
+        for key, values in s.unlike.items():
+            chance = "samples of the evaluation" if key == "seed.eval" else "batches"
             error = f", a standard error of up to {s.samples_error:.2g}" if key == "seed.eval" else ""
-            lines.append(f"  ! {key} is {' and '.join(map(str, seeds))}: gaps hold the chance of the {chance}{error}")
+            lines.append(f"  ! {key} is {' and '.join(values)}: gaps hold the chance of the {chance}{error}")
         if s.samples_error > 0 and not s.unlike:
             lines.append(
                 "  common to all widths, so that gaps are free of them: the evaluation's samples (standard error of a "
@@ -166,7 +168,7 @@ def text(studies: list[Study], marks: Marks) -> str:
             )
         if any(g.mean_flagged() is None for g in s.gaps):
             lines.append("  ? one replicate does not show the chance of the start; replicates=4 or more would")
-        if s.tolerance < rms(s.gaps[0].reference_bar):
+        if s.tolerance < rms(s.gaps[0].reference_bar_of_one):
             more = "particles" if s.reference == "inf" else f"replicates of n = {s.reference}"
             lines.append(f"  the horizon's tolerance is below the reference's own error: more {more} are needed")
     return "\n".join(lines)
@@ -213,9 +215,11 @@ def figure(studies: list[Study]) -> Figure:
     picture, axes = style.panels(len(studies), 3, width=3.3, height=2.6)
     colours = style.colours([g.width for s in studies for g in s.gaps])
     for row, s in zip(axes, studies, strict=True):
+        real = {g.width for g in s.gaps if not g.neurons}
         for g in s.gaps:
-            _positive(row[0], g.of_one(), color=colours[g.width], label=style.named(g.width, g.neurons))
-        bar = s.gaps[0].reference_bar
+            look = {"color": colours[g.width], "label": style.named(g.width, g.neurons)}
+            _positive(row[0], g.of_one(), **look | (style.BESIDE if g.neurons and g.width in real else {}))
+        bar = s.gaps[0].reference_bar_of_one
         if (bar > 0).any():
             label = "limit's bar" if s.reference == "inf" else "reference's bar"
             _positive(row[0], bar, **{**style.LIMIT, "linewidth": 1.0}, label=label)

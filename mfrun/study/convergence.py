@@ -21,8 +21,9 @@ import pandas as pd
 import scipy.special
 
 from mfrun.errors import UserError
+from mfrun.study.bootstrap import BOOTSTRAPPED, half_width
 from mfrun.study.curves import Curve
-from mfrun.study.horizon import BOOTSTRAPPED, Law, crossing, law, resampled
+from mfrun.study.horizon import Law, crossing, law
 from mfrun.study.power_law import power_law
 
 
@@ -34,7 +35,9 @@ class Gap:
         width: n.
         differences: (steps, replicates), m_n,r(k) - m(k).
         times: t by step.
-        reference_bar: half-width of the reference's own 95 % interval by step; zeros where it has none.
+        reference_bar: half-width of the reference's own 95 % interval by step, beside the mean of the replicates;
+            zeros where it has none.
+        reference_bar_of_one: the same beside one network, larger where each is held to a reference on its own data.
         neurons: N, where N neurons a layer stand for n.
     """
 
@@ -42,6 +45,7 @@ class Gap:
     differences: pd.DataFrame
     times: pd.Series
     reference_bar: pd.Series
+    reference_bar_of_one: pd.Series
     neurons: int | None = None
 
     @property
@@ -95,7 +99,7 @@ class Gap:
 
     def one_flagged(self) -> bool:
         """Whether the gap of one network over the run is below the reference's own error."""
-        return bool(rms(self.of_one()) <= rms(self.reference_bar))
+        return bool(rms(self.of_one()) <= rms(self.reference_bar_of_one))
 
     def one_at(self, step: int) -> float:
         """Gap of one network at the last evaluation up to a step; NaN before the first and beyond the last."""
@@ -141,7 +145,8 @@ class Study:
         tolerance: of the horizon, in the metric's units.
         samples_error: largest standard error of the reference's averages over the evaluation's samples, which all
             widths of one ``seed.eval`` share; 0 where no run says.
-        unlike: the seeds that the widths do not share, with their values, so that their chance is in the gaps.
+        unlike: the keys by which widths have other samples or batches than the reference, so that the chance of these
+            is in the gaps, with their values.
     """
 
     metric: str
@@ -150,7 +155,7 @@ class Study:
     gaps: list[Gap]
     tolerance: float
     samples_error: float = 0.0
-    unlike: dict[str, list[int]] = field(default_factory=dict)
+    unlike: dict[str, list[str]] = field(default_factory=dict)
     fit_mean: Fit = field(default_factory=Fit)
     fit_one: Fit = field(default_factory=Fit)
     law: Law = field(default_factory=Law)
@@ -174,53 +179,109 @@ def study(
     curves = sorted((c for c in curves if metric in c.metrics()), key=lambda c: c.width)
     if len(curves) < 2:
         raise UserError(f"metric {metric}: a comparison needs at least two widths with one setting")
-    *finite, reference = curves
-    truth, bar = reference.table(metric), reference.bar(metric)
-    if bar is None:
-        # A finite reference is one draw of a few: its mean's own 95 % interval is its error bar.
-        spread = truth.std(axis=1).fillna(0.0) / math.sqrt(truth.shape[1])
-        bar = spread * (float(scipy.special.stdtrit(truth.shape[1] - 1, 0.975)) if truth.shape[1] > 1 else 0.0)
+    *finite, largest = curves
+    reference = _Reference(largest, metric)
     gaps = []
     for curve in finite:
         values = curve.table(metric)
-        steps = values.index.intersection(truth.index)
+        steps = values.index.intersection(reference.mean.index)
         steps = steps[steps > 0]
-        # Each replicate is held to the reference on its own data, where there is one.
-        own = truth.loc[steps].T.groupby(level="data").mean().T
-        every = truth.loc[steps].mean(axis=1)
-        differences = pd.DataFrame({c: values.loc[steps, c] - own.get(c[0], every) for c in values.columns})
+        on_data = list(values.columns.get_level_values("data"))
+        differences = values.loc[steps] - reference.values(on_data, steps)
         differences = differences.dropna()
         if differences.empty:
             continue
-        own_bar = bar.reindex(differences.index).fillna(0.0)
-        gaps.append(Gap(curve.width, differences, curve.times(), own_bar, curve.neurons))
+        bars = [bar.loc[differences.index].fillna(0.0) for bar in reference.bars(on_data)]
+        gaps.append(Gap(curve.width, differences, curve.times(), bars[0], bars[1], curve.neurons))
     # Widths of one table are compared over one stretch of time.
     common = sorted(set.intersection(*(set(g.differences.index) for g in gaps))) if gaps else []
     if not common:
         raise UserError(f"metric {metric}: the runs have no evaluated step in common yet")
     for gap in gaps:
         gap.differences, gap.reference_bar = gap.differences.loc[common], gap.reference_bar.loc[common]
-    mean = truth.loc[common].mean(axis=1)
+        gap.reference_bar_of_one = gap.reference_bar_of_one.loc[common]
+    mean = reference.mean.loc[common]
     scale = 1.0 if absolute else float(mean.max() - mean.min()) or 1.0
     called = curves[0].setting if setting is None else setting
-    result = Study(metric, called, reference.label, gaps, tolerance * scale)
-    error = reference.standard_error(metric)
+    result = Study(metric, called, largest.label, gaps, tolerance * scale)
+    error = largest.standard_error(metric)
     if error is not None:
         result.samples_error = float(error.reindex(common).max())
-    result.unlike = _unlike(curves)
-    result.fit_mean, result.fit_one = _fit_of_mean(gaps), fit(gaps, _one_over_run)
-    n = np.array([g.width for g in gaps], dtype=float)
-    result.law = law(n, [g.differences.to_numpy() for g in gaps], [g.t for g in gaps], result.tolerance)
+    result.unlike = _unlike(curves, metric)
+    once = _once(gaps)
+    result.fit_mean, result.fit_one = _fit_of_mean(once), fit(once, _one_over_run)
+    n = np.array([g.width for g in once], dtype=float)
+    result.law = law(n, [g.differences.to_numpy() for g in once], [g.t for g in once], result.tolerance)
     return result
 
 
-def _unlike(curves: list[Curve]) -> dict[str, list[int]]:
-    """The seeds of samples and batches in which the curves differ: those that the reference has not."""
-    found = {}
+class _Reference:
+    """What the curves are held to, on the data of each of its replicates where these differ.
+
+    Args:
+        curve: the limit, or the largest width.
+        metric: a column of metrics.csv.
+    """
+
+    def __init__(self, curve: Curve, metric: str) -> None:
+        table, bars = curve.table(metric), curve.bars(metric)
+        self.mean = table.mean(axis=1)
+        self._on = {str(data): group.T for data, group in table.T.groupby(level="data")}
+        self._bars = {data: self._bar(group, bars) for data, group in self._on.items()}
+
+    @staticmethod
+    def _bar(group: pd.DataFrame, bars: pd.DataFrame | None) -> pd.Series:
+        """Half-width of the 95 % interval of the mean on one order of the data, by step.
+
+        Of a finite width it is that of the chance of the start, over its replicates; of a single one nothing is known
+        of that, and where every replicate has data of its own it is in the spread of the differences already.
+        """
+        count = group.notna().sum(axis=1)
+        if bars is not None:
+            own = bars.reindex(columns=group.columns)
+            # Averages of independent discretisations: their intervals shrink with the root of their number.
+            return (own**2).sum(axis=1).pow(0.5) / own.notna().sum(axis=1)
+        half = group.std(axis=1) / count.pow(0.5) * scipy.special.stdtrit(count.clip(lower=2) - 1, 0.975)
+        return half.fillna(0.0)
+
+    def values(self, on_data: list[str], steps: pd.Index) -> np.ndarray:
+        """(steps, networks), for each network on its own data where the reference has seen these."""
+        found = [self._on[data].mean(axis=1) if data in self._on else self.mean for data in on_data]
+        return np.stack([one.loc[steps].to_numpy() for one in found], 1)
+
+    def bars(self, on_data: list[str]) -> tuple[pd.Series, pd.Series]:
+        """Half-width of the reference's 95 % interval by step: of the mean over networks, and of one of them."""
+        every = pd.DataFrame(self._bars).fillna(0.0)
+        shares = pd.DataFrame({i: _share(data, list(self._bars)) for i, data in enumerate(on_data)}, list(self._bars))
+        of_each = (every**2) @ (shares**2)
+        return ((every**2) @ (shares.mean(axis=1) ** 2)).pow(0.5), of_each.mean(axis=1).pow(0.5)
+
+
+def _share(data: str, there: list[str]) -> list[float]:
+    """How much each order of the data counts in what one network is held to."""
+    return [float(data == one) if data in there else 1 / len(there) for one in there]
+
+
+def _once(gaps: list[Gap]) -> list[Gap]:
+    """Every width once: its real networks, or the most neurons that stand for it."""
+    best: dict[float, Gap] = {}
+    for gap in gaps:
+        if gap.width not in best or (gap.neurons or math.inf) > (best[gap.width].neurons or math.inf):
+            best[gap.width] = gap
+    return list(best.values())
+
+
+def _unlike(curves: list[Curve], metric: str) -> dict[str, list[str]]:
+    """The keys in which the curves have other samples or batches than the reference, the last of them, and how."""
+    found: dict[str, list[str]] = {}
     for key, of in (("seed.eval", "evaluated"), ("seed.data", "data")):
         there = [{getattr(source, of) for source in curve.sources} for curve in curves]
         if any(not seeds <= there[-1] for seeds in there):
-            found[key] = sorted(set().union(*there))
+            found[key] = [str(seed) for seed in sorted(set().union(*there))]
+    orders = [set(curve.table(metric).columns.get_level_values("data")) for curve in curves]
+    if "seed.data" not in found and any(not some <= orders[-1] for some in orders):
+        kinds = sorted({"independent" if s.independent else "shared" for c in curves for s in c.sources}, reverse=True)
+        found["replicate_data"] = kinds if len(kinds) > 1 else [f"{kinds[0]} in more replicates than the reference has"]
     return found
 
 
@@ -251,13 +312,9 @@ def fit(gaps: list[Gap], measure: Callable[[np.ndarray], float]) -> Fit:
     law = power_law(n.tolist(), values.tolist())
     result = Fit(rate=-law.exponent, C=law.C)
     if min(g.replicates for g in gaps) >= BOOTSTRAPPED:
-        slopes = []
-        for chosen in resampled(differences):
-            again = [measure(m) for m in chosen]
-            if min(again) > 0:
-                slopes.append(-power_law(n.tolist(), again).exponent)
-        result.low, result.high = (float(q) for q in np.quantile(slopes, (0.025, 0.975)))
-        result.source = "replicates"
+        with np.errstate(divide="ignore"):
+            half = half_width(np.log(n), differences, [lambda d: float(np.log(measure(d)))] * len(n))
+        result.low, result.high, result.source = result.rate - half, result.rate + half, "replicates"
     elif len(gaps) >= 3:
         result.low, result.high, result.source = -law.high, -law.low, "residuals"
     return result

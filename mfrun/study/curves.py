@@ -54,9 +54,13 @@ class Source:
     def table(self, column: str) -> pd.DataFrame:
         """A column by step (rows) and (data, init) (columns): what tells one replicate of any run from another."""
         pivot = self.frame.pivot(index="step", columns="replicate", values=column)
-        labels = [(f"{self.data}/{r if self.independent else 0}", f"{self.init}/{r}") for r in pivot.columns]
-        pivot.columns = pd.MultiIndex.from_tuples(labels, names=["data", "init"])
+        pivot.columns = pd.MultiIndex.from_tuples(self.labels(), names=["data", "init"])
         return pivot
+
+    def labels(self) -> list[tuple[str, str]]:
+        """Data and init of each replicate, in order."""
+        replicates = sorted(self.frame["replicate"].unique())
+        return [(f"{self.data}/{r if self.independent else 0}", f"{self.init}/{r}") for r in replicates]
 
 
 @dataclass
@@ -97,11 +101,16 @@ class Curve:
 
     def bar(self, metric: str) -> pd.Series | None:
         """Half-width of the limit's own 95 % interval by step; None for finite widths."""
-        found = self._tables(f"{metric}_bar")
-        if not found:
+        found = self.bars(metric)
+        if found is None:
             return None
         # Averages of independent replicates: their intervals shrink with the root of their number.
-        return (found[0] ** 2).sum(axis=1).pow(0.5) / found[0].shape[1]
+        return (found**2).sum(axis=1).pow(0.5) / found.notna().sum(axis=1)
+
+    def bars(self, metric: str) -> pd.DataFrame | None:
+        """The same of each replicate."""
+        found = self._tables(f"{metric}_bar")
+        return found[0] if found else None
 
     def standard_error(self, metric: str) -> pd.Series | None:
         """That of the average over the evaluation's samples by step; None in runs that are older than the column.

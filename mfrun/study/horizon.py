@@ -6,16 +6,14 @@ t = ln(n) / (2 lambda) + const. So the law that is fitted is t_h = a + b ln n, o
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from mfrun.study.bootstrap import BOOTSTRAPPED, half_width
 from mfrun.study.power_law import line
-
-# Resamples of the bootstrap over replicates, and how many replicates it takes.
-RESAMPLES, BOOTSTRAPPED = 2000, 4
 
 
 def crossing(gap: np.ndarray, t: np.ndarray, tolerance: float) -> float | None:
@@ -37,13 +35,6 @@ def crossing(gap: np.ndarray, t: np.ndarray, tolerance: float) -> float | None:
         return float(t[i])
     share = math.log(tolerance / gap[i - 1]) / math.log(gap[i] / gap[i - 1])
     return float(t[i - 1] + share * (t[i] - t[i - 1]))
-
-
-def resampled(differences: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """The bootstrap over replicates: arrays (steps, replicates) with as many replicates, drawn again from their own."""
-    rng = np.random.default_rng(0)
-    for _ in range(RESAMPLES):
-        yield [d[:, rng.integers(0, d.shape[1], d.shape[1])] for d in differences]
 
 
 @dataclass(frozen=True)
@@ -75,25 +66,20 @@ def law(n: np.ndarray, differences: list[np.ndarray], times: list[np.ndarray], t
         tolerance: of the horizon.
     """
 
-    def horizons(chosen: list[np.ndarray]) -> np.ndarray:
-        gaps = [np.sqrt((d**2).mean(1)) for d in chosen]
-        found = [crossing(gap, t, tolerance) for gap, t in zip(gaps, times, strict=True)]
+    def horizon_of(t: np.ndarray, d: np.ndarray) -> float:
+        found = crossing(np.sqrt((d**2).mean(1)), t, tolerance)
         # What is off from the first evaluation on has not left anything.
-        return np.array([h if h is not None and h > t[0] else math.nan for h, t in zip(found, times, strict=True)])
+        return found if found is not None and found > t[0] else math.nan
 
-    t = horizons(differences)
-    left = np.isfinite(t)
+    of = [functools.partial(horizon_of, t) for t in times]
+    t = np.array([quantity(d) for quantity, d in zip(of, differences, strict=True)])
+    left = np.flatnonzero(np.isfinite(t))
     count = len(np.unique(n[left]))
     if count < 3:
         return Law(widths=count, why="fewer than three widths leave the limit")
-    a, b, half = line(np.log(n[left]), t[left])
-    if min(d.shape[1] for d in differences) < BOOTSTRAPPED:
-        return Law(a, b, b - half, b + half, "residuals", count)
-    slopes = []
-    for chosen in resampled(differences):
-        again = horizons(chosen)
-        both = left & np.isfinite(again)
-        if len(np.unique(n[both])) >= 3:
-            slopes.append(line(np.log(n[both]), again[both])[1])
-    low, high = np.quantile(slopes, (0.025, 0.975))
-    return Law(a, b, float(low), float(high), "replicates", count)
+    x = np.log(n[left])
+    a, b, half = line(x, t[left])
+    source = "residuals"
+    if min(d.shape[1] for d in differences) >= BOOTSTRAPPED:
+        half, source = half_width(x, [differences[i] for i in left], [of[i] for i in left]), "replicates"
+    return Law(a, b, b - half, b + half, source, count)

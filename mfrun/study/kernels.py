@@ -7,12 +7,12 @@ is the root mean square over the starts; of the mean, of the kernel averaged ove
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from mfrun.config import width_label
+from mfrun.config import stood_label
 from mfrun.study.curves import Curve, describe, is_limit
 from mfrun.study.power_law import power_law
 
@@ -26,8 +26,8 @@ class Comparison:
     Attributes:
         setting: what the runs differ in, beside the width.
         step: of the evaluation, the last that all have.
-        table: ``kernel``, ``layer``, ``width``, ``gap_of_one``, ``gap_of_mean`` and ``bar``, the limit's own error, a
-            row each.
+        table: ``kernel``, ``layer``, ``width``, ``neurons`` that stand for it, ``networks``, ``gap_of_one``,
+            ``gap_of_mean`` and ``bar``, the limit's own error, a row each.
     """
 
     setting: dict[str, object]
@@ -36,50 +36,92 @@ class Comparison:
 
 
 def compare(curves: list[Curve], setting: dict[str, object]) -> Comparison | None:
-    """Hold all widths to the limit; None where no limit, or no other width, has kernels of a common step."""
+    """Hold all widths to the limit, each network to the limit on its own data where there is one.
+
+    Networks that are evaluated at other samples than the limit are left out.
+
+    Returns:
+        None where no limit, or no other width, has kernels of a common step.
+    """
     having = [c for c in curves if any(s.run.kernel_steps() for s in c.sources)]
     limits = [c for c in having if is_limit(c)]
-    finite = [c for c in having if not is_limit(c)]
-    if not limits or not finite:
+    if not limits:
         return None
-    sources = [s for c in [limits[0], *finite] for s in c.sources]
-    common = set.intersection(*(set(s.run.kernel_steps()) for s in sources))
-    if not common:
+    evaluated = limits[0].sources[0].evaluated
+    chosen = [replace(c, sources=[s for s in c.sources if s.evaluated == evaluated]) for c in having]
+    limit, *finite = sorted((c for c in chosen if c.sources), key=lambda c: not is_limit(c))
+    steps = [set(s.run.kernel_steps()) for c in (limit, *finite) for s in c.sources]
+    common = set.intersection(*steps)
+    if not finite or not common:
         return None
     step = max(common)
-    truth = limits[0].sources[0].run.kernels(step)
-    rows = []
+    truth, rows = _by_label(limit, step), []
     for curve in finite:
-        parts = [s.run.kernels(step) for s in curve.sources]
+        networks = _by_label(curve, step)
         for name in NAMES:
-            limit, bar = truth[name][0].astype(float), truth[f"{name}_bar"][0].astype(float)
-            values = np.concatenate([part[name] for part in parts]).astype(float)
-            if values.shape[1:] != limit.shape:
-                return None
-            size = np.linalg.norm(limit, axis=(-2, -1))
-            of_one = np.sqrt((np.linalg.norm(values - limit, axis=(-2, -1)) ** 2).mean(0)) / size
-            of_mean = np.linalg.norm(values.mean(0) - limit, axis=(-2, -1)) / size
-            own = np.linalg.norm(bar, axis=(-2, -1)) / size
-            for l in range(len(size)):
-                row = {"kernel": name, "layer": l + 1, "width": curve.width, "networks": len(values)}
-                rows.append(row | {"gap_of_one": of_one[l], "gap_of_mean": of_mean[l], "bar": own[l]})
-    return Comparison(setting, step, pd.DataFrame(rows))
+            rows += _rows(curve, name, networks, truth)
+    return Comparison(setting, step, pd.DataFrame(rows)) if rows else None
+
+
+def _by_label(curve: Curve, step: int) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """The arrays (L, P, P) of every network, by its data and init; what runs repeat of one another is there once."""
+    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for source in curve.sources:
+        arrays = source.run.kernels(step)
+        for r, label in enumerate(source.labels()):
+            found.setdefault(label, {name: array[r].astype(float) for name, array in arrays.items()})
+    return found
+
+
+def _rows(
+    curve: Curve,
+    name: str,
+    networks: dict[tuple[str, str], dict[str, np.ndarray]],
+    truth: dict[tuple[str, str], dict[str, np.ndarray]],
+) -> list[dict[str, object]]:
+    """The table's rows of one width and kernel; none where it has other layers or samples than the limit."""
+    orders = {data for data, _ in truth}
+
+    def limit(data: str, of: str) -> np.ndarray:
+        # Without a limit on these data it is held to the average of those that there are.
+        return np.stack([arrays[of] for (one, _), arrays in truth.items() if one == data or data not in orders])
+
+    values = [arrays[name] for arrays in networks.values()]
+    limits = [limit(data, name) for data, _ in networks]
+    if values[0].shape != limits[0].shape[1:]:
+        return []
+    size = np.linalg.norm(np.mean([one.mean(0) for one in limits], 0), axis=(-2, -1))
+    apart = np.stack([value - one.mean(0) for value, one in zip(values, limits, strict=True)])
+    of_one = np.sqrt((np.linalg.norm(apart, axis=(-2, -1)) ** 2).mean(0)) / size
+    of_mean = np.linalg.norm(apart.mean(0), axis=(-2, -1)) / size
+    bars = [limit(data, f"{name}_bar") for data, _ in networks]
+    own = np.sqrt(np.mean([(bar**2).sum((0, 2, 3)) / len(bar) ** 2 for bar in bars], 0)) / size
+    every = {"kernel": name, "width": curve.width, "neurons": curve.neurons, "networks": len(values)}
+    return [
+        {**every, "layer": l + 1, "gap_of_one": of_one[l], "gap_of_mean": of_mean[l], "bar": own[l]}
+        for l in range(len(size))
+    ]
 
 
 def text(found: Comparison) -> str:
     """For the terminal."""
     where = f" [{describe(found.setting)}]" if found.setting else ""
-    widths = sorted(found.table["width"].unique())
+    columns = list(dict.fromkeys(zip(found.table["width"], found.table["neurons"], strict=True)))
+    names = [stood_label(n, None if pd.isna(N) else int(N)) for n, N in columns]
+    wide = max(10, *(len(name) + 4 for name in names))
     lines = [
         f"\nkernels of the hidden layers{where} at step {found.step}: gap to the limit's, relative, of one network"
     ]
-    heads = "".join(f"{f'n={width_label(n)}':>10}" for n in widths)
+    heads = "".join(f"{f'n={name}':>{wide}}" for name in names)
     lines.append(f"{'':<18}{heads}{'bar':>10}  rate r in gap ~ n^-r")
+    # A rate takes each width once: its real networks, or the most neurons that stand for it.
+    best = found.table.assign(held=found.table["neurons"].astype(float).fillna(math.inf)).sort_values("held")
+    best = best.drop_duplicates(["kernel", "layer", "width"], keep="last").sort_values("width")
     for (name, layer), rows in found.table.groupby(["kernel", "layer"], sort=False):
-        by_width = rows.set_index("width")
-        gaps = [float(by_width["gap_of_one"].loc[n]) for n in widths]
-        cells = "".join(f"{gap:>10.2g}" for gap in gaps)
-        law = power_law(widths, gaps) if min(gaps) > 0 else power_law([], [])
+        cells = "".join(f"{gap:>{wide}.2g}" for gap in rows["gap_of_one"])
+        fitted = best[(best["kernel"] == name) & (best["layer"] == layer)]
+        gaps = fitted["gap_of_one"].tolist()
+        law = power_law(fitted["width"].tolist(), gaps) if min(gaps) > 0 else power_law([], [])
         interval = "" if math.isnan(law.low) else f" [{-law.high:.2f}, {-law.low:.2f}]"
         rate = "-" if math.isnan(law.exponent) else f"{-law.exponent:.2f}{interval}"
         lines.append(f"  {NAMES[str(name)]}, layer {layer:<3}{cells}{float(rows['bar'].iloc[0]):>10.2g}  {rate}")

@@ -202,9 +202,8 @@ def _bands(
     found, chosen = predicted.of_some(args.predict, [c for c in every if not is_limit(c)])
     laws = {law.metric: law for law in found.laws if not law.metric.endswith("_error")}
     metrics = choose_metrics(every, args.metrics)
-    axes = iter(figure.axes)
-    for curves in facets.values():
-        for ax, metric in zip(axes, metrics, strict=False):
+    for i, curves in enumerate(facets.values()):
+        for ax, metric in zip(figure.axes[i * len(metrics) :], metrics, strict=False):
             low, high = ax.get_ylim()
             edges = [low, high]
             for curve in (c for c in curves if c in chosen and metric in laws):

@@ -27,6 +27,7 @@ from mfrun.errors import UserError
 from mfrun.files import plain
 from mfrun.runs.directory import KEYS, RunDirectory, find_runs
 from mfrun.study.curves import ERRORS
+from mfrun.study.horizon import crossing
 from mfrun.study.power_law import line
 
 # Linear theory has ended where a perturbation twice as large gives another s or c, by more than this part of it.
@@ -77,7 +78,7 @@ class Law:
         return (of_squares / deviation.where(deviation > 0)).fillna(0.0)
 
     def band(self, n: float, k: int = 1) -> tuple[pd.Series, pd.Series]:
-        """Mean, and half-width of the interval that holds 95 % of all starts, the errors of m, c and s in it."""
+        """Mean, and half-width of the interval that holds 95 % of all starts, the errors of m and c in it."""
         f = self.frame
         mean = f["limit"] + self.gap(n, k)
         variance = self.deviation(n, k) ** 2 + (f["limit_bar"] / 2) ** 2 + (f["c_se"] / n) ** 2
@@ -226,11 +227,23 @@ def _linear(small: np.ndarray, large: np.ndarray) -> np.ndarray:
     differ = np.zeros(small.shape[-1], dtype=bool)
     for i, power in ((0, 2), (1, 1)):
         apart, size = (large - small)[:, i], np.abs(small[:, i].mean(0))
-        error = apart.std(0, ddof=1) / math.sqrt(len(apart)) if len(apart) > 1 else np.zeros_like(size)
-        beyond = np.abs(apart.mean(0)) > power * NONLINEAR * size + 2 * error
-        differ |= beyond
-    # Once a limit has been left, what is measured later is no response to the start any more.
-    return ~np.maximum.accumulate(differ)
+        differ |= np.abs(apart.mean(0)) > power * NONLINEAR * size + _half_width(apart)
+    return _until(differ)
+
+
+def _half_width(of_groups: np.ndarray) -> np.ndarray | float:
+    """Of the 95 % interval of the mean over groups; 0 where one says nothing of it."""
+    count = len(of_groups)
+    return float(scipy.special.stdtrit(count - 1, 0.975)) * _error(list(of_groups)) if count > 1 else 0.0
+
+
+def _until(differ: np.ndarray) -> np.ndarray:
+    """The steps before the first of two in a row that differ, or before the last one if that does.
+
+    Of many tests some fail by chance. Once a limit has been left, what is measured later is no response to the start
+    any more.
+    """
+    return ~np.maximum.accumulate(differ & np.append(differ[1:], True))
 
 
 def _spread(group: Group, l: int, steps: pd.Index, pairs: int | None = None, twice: bool = False) -> np.ndarray:
@@ -253,8 +266,7 @@ def _spread_is_linear(groups: list[Group], l: int, steps: pd.Index) -> np.ndarra
         for twice in (False, True)
     )
     apart = large - small - math.log(2)
-    error = _error(list(apart)) if len(tested) > 1 else 0.0
-    return ~np.maximum.accumulate(np.abs(apart.mean(0)) > NONLINEAR + 2 * error)
+    return _until(np.abs(apart.mean(0)) > NONLINEAR + _half_width(apart))
 
 
 def _layers(groups: list[Group], steps: pd.Index, times: pd.Series, eps: float) -> pd.DataFrame:
@@ -294,8 +306,8 @@ def growth_of(groups: list[Group], steps: pd.Index, times: pd.Series, l: int) ->
 def horizon(law: Law, n: float, tolerance: float, growth: Growth | None = None) -> tuple[float, bool] | None:
     """When networks of width n leave the limit: their root mean square gap exceeds a tolerance.
 
-    Beyond the times at which linear theory was seen to hold c is continued by exp(2 rate t) and s is left as it is, if
-    c was seen while neurons grow apart like that.
+    Beyond the times at which linear theory was seen to hold c and q are continued by exp(2 rate t) and s is left as it
+    is, if c was seen while neurons grow apart like that.
 
     Args:
         law: of the metric.
@@ -309,12 +321,12 @@ def horizon(law: Law, n: float, tolerance: float, growth: Growth | None = None) 
     f = law.frame[law.frame["linear"] & (law.frame["t"] > 0)]
     # Where perturbations are small c is divided by little, and at first it is rounding alone.
     c = f["c"].where(f["c"].abs() > 2 * f["c_se"], 0.0)
-    gap = ((c / n) ** 2 + f["s"] ** 2 / n).pow(0.5)
-    above = gap.index[gap > tolerance]
-    if len(above):
-        return float(f["t"][above[0]]), False
+    gap = ((c / n) ** 2 + law.deviation(n).reindex(f.index) ** 2).pow(0.5)
+    left = crossing(gap.to_numpy(), f["t"].to_numpy(), tolerance)
+    if left is not None:
+        return left, False
     if growth is None or f.empty or c.iloc[-1] == 0 or f["t"].iloc[-1] < growth.begin:
         return None
     last = f.iloc[-1]
-    rest = tolerance**2 - last["s"] ** 2 / n
-    return float(last["t"] + math.log(math.sqrt(rest) * n / abs(last["c"])) / (2 * growth.rate)), True
+    rest, quadratic = tolerance**2 - last["s"] ** 2 / n, math.hypot(last["c"], last["q"])
+    return float(last["t"] + math.log(math.sqrt(rest) * n / quadratic) / (2 * growth.rate)), True

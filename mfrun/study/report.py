@@ -29,6 +29,8 @@ from mfrun.study.convergence import Gap, Study, rms
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load
 
 DASHES = ("solid", "dot", "dashdot", "longdash", "dash", "longdashdot")
+# Of what stands for a width whose real networks are drawn, too.
+BESIDE = "1px,3px"
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.5em }
@@ -100,6 +102,7 @@ def _curves(curves: list[Curve], args: argparse.Namespace) -> str:
     """An interactive picture for each metric; the library comes once, with the first of them."""
     colours = {w: mpl.colors.to_hex(c) for w, c in style.colours([c.width for c in curves]).items()}
     settings = list(dict.fromkeys(describe(c.setting) for c in curves))
+    real = {c.width for c in curves if not c.neurons}
     pictures = list[str]()
     for metric in choose_metrics(curves, args.metrics):
         figure = go.Figure()
@@ -107,6 +110,8 @@ def _curves(curves: list[Curve], args: argparse.Namespace) -> str:
             if metric in curve.metrics():
                 place = settings.index(describe(curve.setting))
                 dash = "dash" if is_limit(curve) and place == 0 else DASHES[place % len(DASHES)]
+                if curve.neurons and curve.width in real:
+                    dash = BESIDE
                 _add(figure, curve, metric, colours[curve.width], dash)
         figure.update_layout(
             title={"text": metric, "y": 0.97},

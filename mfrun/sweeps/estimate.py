@@ -178,8 +178,15 @@ def smaller(cfg: config.Config, flops: float) -> config.Config:
 
 
 def measure_memory(experiment: Experiment) -> Memory:
-    """Count the bytes of a run from the shapes of its arrays, which torch's device ``meta`` gives without numbers."""
+    """Count the bytes of a run from the shapes of its arrays, which torch's device ``meta`` gives without numbers.
+
+    Raises:
+        ConfigError: there are more than could be numbered.
+    """
     cfg, blueprint = experiment.cfg, experiment.blueprint
+    least = experiment.multiplications * blueprint.dtype.itemsize
+    if least >= 2**63:
+        raise _too_large(experiment, f"its weights take {size(least)}, which no machine has")
     network = experiment.architecture.draw(replace(blueprint, device=torch.device("meta")))
     arrays = list(network.state().values())
     weights = sum(array.nbytes for array in arrays)
@@ -209,18 +216,22 @@ def refuse_too_large(experiments: Sequence[Experiment]) -> None:
     """
     memory = machine_memory()
     for experiment in experiments:
-        cfg, blueprint, device = experiment.cfg, experiment.blueprint, experiment.device
+        blueprint, device = experiment.blueprint, experiment.device
         there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory
         # Multiplications of a sample are as many as weights, or more; only then is it worth counting.
-        multiplications = experiment.replicates * experiment.architecture.multiplications(blueprint)
-        if multiplications * blueprint.dtype.itemsize <= there:
+        if experiment.multiplications * blueprint.dtype.itemsize <= there:
             continue
         weights = measure_memory(experiment).weights
         if weights > there:
-            why = f"its weights take {size(weights)}, and there are {size(there)} of memory"
-            if blueprint.scaling.is_mean_field and cfg.neurons is None and not blueprint.infinite:
-                why += "; with neurons=256 so many stand for it"
-            raise ConfigError("width", config.stood_label(cfg.width, cfg.neurons), why)
+            raise _too_large(experiment, f"its weights take {size(weights)}, and there are {size(there)} of memory")
+
+
+def _too_large(experiment: Experiment, why: str) -> ConfigError:
+    """The refusal, and what can be done."""
+    cfg, blueprint = experiment.cfg, experiment.blueprint
+    if blueprint.scaling.is_mean_field and cfg.neurons is None and not blueprint.infinite:
+        why += "; with neurons=256 so many stand for it"
+    return ConfigError("width", config.stood_label(cfg.width, cfg.neurons), why)
 
 
 def machine_memory() -> float:

@@ -151,13 +151,18 @@ class SideBySide(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Train the runs that are not finished."""
         numbered = dict(enumerate(job_overrides, initial_job_idx))
-        jobs = {n: self._job(words, n) for n, words in numbered.items() if not self.runs[tuple(words)].finished}
+        left = {n: words for n, words in numbered.items() if not self.runs[tuple(words)].finished}
+        jobs = {n: self._job(words, n) for n, words in left.items()}
         cfg = self.runs[tuple(job_overrides[0])].experiment.cfg
         cost = sum(job.seconds(1) for job in jobs.values())
         with Runs(len(numbered), len(numbered) - len(jobs), cost):
             device = resolve_device(cfg.device)
             if device.type == "cuda":
-                failed = side_by_side.run_on_streams(list(jobs.values()), device)
+                # How products are rounded is a process's choice, not a thread's.
+                alike: dict[str, list[side_by_side.Job]] = {}
+                for n, words in left.items():
+                    alike.setdefault(self.runs[tuple(words)].experiment.cfg.precision, []).append(jobs[n])
+                failed = [job for some in alike.values() for job in side_by_side.run_on_streams(some, device)]
             else:
                 cores = cfg.threads or side_by_side.available_cores()
                 failed = side_by_side.run_side_by_side(list(jobs.values()), cores)
