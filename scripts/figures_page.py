@@ -28,10 +28,10 @@ NOT_RUN = "not run"
 HEAD = """\
 # The paper's figures
 
-Every figure of [arXiv 1902.02880](https://arxiv.org/abs/1902.02880) is a preset in `conf/figure/`, which quotes where
-each of its numbers comes from and says which the paper leaves open. `mfrun sweep +figure=fig7` trains it, n = infinity
+Every figure of [arXiv 1902.02880](https://arxiv.org/abs/1902.02880) with learning curves (1, 5 to 12) is a preset in
+`conf/figure/`, which quotes where each of its numbers comes from and says which the paper leaves open. `mfrun sweep +figure=fig7` trains it, n = infinity
 included, and `mfrun plot --latest` draws it. `budget=0.1` stops at a tenth of the steps and `widths=[...]` takes other
-widths. `make figures` runs what a laptop can do in about an hour, with `SIZE=minutes` a little of every figure, with
+widths. `make figures` runs what two cores do in over an hour, with `SIZE=minutes` a little of every figure, with
 `SIZE=full` every dense figure to its last step (many hours on two cores), `make figures-gpu` the presets as they are.
 All go on where they were, and write this page from the longest run of each figure (`scripts/figures_page.py`). What was
 not run says so.

@@ -110,7 +110,12 @@ def _left(found: Prediction, law: Law, widths: list[float], tolerance: float) ->
     if not named or size == 0:
         return []
     line = f"  horizon t (gap {size:.2g}): {', '.join(named)}"
-    return [line + ("; * continued by exp(2 lambda t)" if any(h and h[1] for _, h in reached) else "")]
+    notes = ["; * continued by exp(2 lambda t)"] if any(h and h[1] for _, h in reached) else []
+    # Perturbations twice as large as those of predict.width were tried at most.
+    tried = law.eps**-2 / 4
+    if any(h and n < tried for n, h in reached):
+        notes.append(f"; below n = {width_label(round(tried))} for larger perturbations than were tried, too early as a rule")
+    return [line + "".join(notes)]
 
 
 def _rate(growth: Growth) -> str:
