@@ -15,13 +15,14 @@ import shlex
 from pathlib import Path
 
 import pandas as pd
-from figures_claims import CLAIMS, falls, references
+from figures_claims import CLAIMS, TOLERANCE, falls, references
 from figures_runs import Figure, find
 
 from mfrun.config import stood_label
 from mfrun.runs.status import duration
 from mfrun.shell import options
 from mfrun.study import plot
+from mfrun.study.convergence import Study, rms, study
 from mfrun.study.curves import default_metrics, is_limit
 
 NOT_RUN = "not run"
@@ -29,12 +30,12 @@ HEAD = """\
 # The paper's figures
 
 Every figure of [arXiv 1902.02880](https://arxiv.org/abs/1902.02880) with learning curves (1, 5 to 12) is a preset in
-`conf/figure/`, which quotes where each of its numbers comes from and says which the paper leaves open. `mfrun sweep +figure=fig7` trains it, n = infinity
-included, and `mfrun plot --latest` draws it. `budget=0.1` stops at a tenth of the steps and `widths=[...]` takes other
-widths. `make figures` runs what two cores do in over an hour, with `SIZE=minutes` a little of every figure, with
-`SIZE=full` every dense figure to its last step (many hours on two cores), `make figures-gpu` the presets as they are.
-All go on where they were, and write this page from the longest run of each figure (`scripts/figures_page.py`). What was
-not run says so.
+`conf/figure/`, which quotes where each of its numbers comes from and says which the paper leaves open. `mfrun sweep
++figure=fig7` trains it, n = infinity included, and `mfrun plot --latest` draws it. `budget=0.1` stops at a tenth of the
+steps and `widths=[...]` takes other widths. `make figures` runs what two cores do in over an hour, with `SIZE=minutes`
+a little of every figure, with `SIZE=full` every dense figure to its last step (a day on two slow cores), `make
+figures-gpu` the presets as they are. All go on where they were, and write this page from the longest run of each figure
+(`scripts/figures_page.py`). What was not run says so.
 
 ## What the paper says of them
 
@@ -84,7 +85,14 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
             lines.append("")
         if left:
             lines += [f"{NOT_RUN.capitalize()}: {', '.join(left)}.", ""]
-    lines += ["## What n = infinity changes of these readings", "", *changed(figures), "", "## The figures"]
+    lines += [
+        "## What n = infinity changes of these readings",
+        "",
+        *changed(figures),
+        *stood_for(figures),
+        "",
+        "## The figures",
+    ]
     for figure in figures.values():
         lines += ["", f"### {figure.title}", ""]
         if figure.folder is None:
@@ -106,25 +114,76 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
 
 def changed(figures: dict[str, Figure]) -> list[str]:
     """The figures whose finite widths agree with one another for longer, or more surely, than with the limit."""
-    rows = []
+    rows, compared = [], False
     for figure in figures.values():
-        if figure.folder is None:
-            continue
-        found: dict[str, dict[str, str]] = {}
-        for setting, kind, s in references(figure):
-            found.setdefault(setting, {})[kind] = falls(s, figure)
-        for setting, of in found.items():
-            # Why something is undecided may differ without the reading being another.
-            if len(of) == 2 and len({verdict.split(" (")[0] for verdict in of.values()}) == 2:
-                name = f"[{figure.name}](#{_anchor(figure.title)})" + (f" [{setting}]" if setting else "")
-                rows.append(f"| {name} | {' | '.join(of.values())} |")
+        found: dict[str, dict[str, Study]] = {}
+        for setting, kind, s in references(figure) if figure.folder is not None else []:
+            found.setdefault(setting, {})[kind] = s
+        for setting, kinds in found.items():
+            if len(kinds) == 2:
+                compared = True
+                if _reads_differently(*kinds.values(), figure):
+                    cells = [_reading(s, figure) for s in kinds.values()]
+                    rows.append(f"| {_named(figure, setting)} | {' | '.join(cells)} |")
     if not rows:
-        return ["Nothing: wherever both were run, the widths agree with the limit as they do with one another."]
+        there = "wherever both were run, the widths agree with the limit as they do with one another."
+        return [f"Nothing: {there}" if compared else "Not run."]
     head = (
-        'Where the verdict on "increasingly matching" changes as the limit, in the place of the largest width, becomes '
-        "the reference:"
+        "Where the limit in the place of the largest width as the reference changes the verdict on "
+        '"increasingly matching", or where the widest network leaves the limit and its gap is more than twice the one '
+        "among widths:"
     )
     return [head, "", "| figure | among widths | with n = inf |", "|---|---|---|", *rows]
+
+
+def _reads_differently(among: Study, limit: Study, figure: Figure) -> bool:
+    # Why something is undecided may differ without the reading being another.
+    if falls(among, figure).split(" (")[0] != falls(limit, figure).split(" (")[0]:
+        return True
+    to_limit, to_largest = (rms(s.gaps[-1].of_one()) for s in (limit, among))
+    return limit.gaps[-1].horizon(limit.tolerance) is not None and to_limit > 2 * to_largest
+
+
+def _reading(s: Study, figure: Figure) -> str:
+    """The verdict, and how far the widest network is from the reference."""
+    widest = s.gaps[-1]
+    horizon = widest.horizon(s.tolerance)
+    left = f"leaves it at step {horizon[0]}" if horizon else "never leaves it"
+    label = stood_label(widest.width, widest.neurons)
+    return f"{falls(s, figure)}; n = {label} is {rms(widest.of_one()):.2g} from n = {s.reference}, {left}"
+
+
+def _named(figure: Figure, setting: str) -> str:
+    return f"[{figure.name}](#{_anchor(figure.title)})" + (f" [{setting}]" if setting else "")
+
+
+def stood_for(figures: dict[str, Figure]) -> list[str]:
+    """When the largest real width and the largest that is stood for leave the limit, and where the three end."""
+    rows = []
+    for figure in figures.values():
+        for setting, curves in figure.settings() if figure.folder is not None else []:
+            limit = next((c for c in curves if is_limit(c)), None)
+            real = [c for c in curves if not is_limit(c) and not c.neurons]
+            stood = [c for c in curves if c.neurons]
+            if limit is None or not real or not stood:
+                continue
+            chosen = [real[-1], stood[-1]]
+            gaps = study([*chosen, limit], figure.loss(), TOLERANCE, absolute=False)
+            left = [g.horizon(gaps.tolerance) for g in gaps.gaps]
+            cells = [
+                f"{stood_label(c.width, c.neurons)}: {h[0] if h else 'never'}"
+                for c, h in zip(chosen, left, strict=True)
+            ]
+            ends = [f"{c.table(figure.loss()).iloc[-1].mean():.3g}" for c in (*chosen, limit)]
+            rows.append(f"| {_named(figure, setting)} | {' | '.join(cells)} | {', '.join(ends)} |")
+    if not rows:
+        return []
+    head = (
+        "Beside it, a width that nobody can train: the step at which the gap to the limit exceeds 5 % of the loss's "
+        "range, of the largest real width and of the largest that is stood for, and the loss at the end of the two "
+        "and of the limit."
+    )
+    return ["", head, "", "| figure | real | stood for | loss at the end |", "|---|---|---|---|", *rows]
 
 
 def command(words_by_key: dict[str, str]) -> str:

@@ -86,7 +86,7 @@ class Figure:
 
     def widest(self) -> list[float]:
         """The largest real width, and the limit."""
-        return [max(c.width for c in self.curves if not is_limit(c) and c.neurons is None), math.inf]
+        return [*sorted(c.width for c in self.curves if not is_limit(c) and c.neurons is None)[-1:], math.inf]
 
     def loss(self) -> str:
         """The loss that is compared: of the population, or of the test set."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -190,16 +191,36 @@ def test_budget_is_a_fraction_of_the_steps() -> None:
 
 
 def write_runs(
-    folder: Path, figure: str, tau2s: list[float], widths: list[float], metrics: tuple[str, str], rise: float = 0.001
+    folder: Path,
+    figure: str,
+    tau2s: list[float],
+    widths: list[float],
+    metrics: tuple[str, str],
+    rise: float = 0.001,
+    *,
+    neurons: int | None = None,
+    limit: float = 0.0,
 ) -> None:
-    """A sweep of a preset as the runner writes it: loss = error = e^(-k/50) + 3/n + rise tau2 k."""
+    """A sweep of a preset as the runner writes it: loss = error = e^(-k/50) + 3/n + rise tau2 k.
+
+    Args:
+        folder: of the sweep.
+        figure: the preset.
+        tau2s: of its settings.
+        widths: n.
+        metrics: a loss and an error.
+        rise: of the loss.
+        neurons: that stand for the widths.
+        limit: what n = infinity has beyond that at each step.
+    """
     write_sweep(folder, {"overrides": [f"figure={figure}", "budget=0.001", "threads=1"], "swept": ["width"]})
     for n in widths:
         for tau2 in tau2s:
             run = RunDirectory(folder / f"width={n},init.tau2={tau2}")
-            run.create({"width": "inf" if n == math.inf else n, "init": {"tau2": tau2}, "dataset": {"name": "x"}})
+            keys = {"width": "inf" if n == math.inf else n, "init": {"tau2": tau2}, "dataset": {"name": "x"}}
+            run.create(keys | ({} if neurons is None else {"neurons": neurons}))
             for k in (0, 1, 10, 100):
-                value = math.exp(-k / 50) + 3 / n + rise * tau2 * k
+                value = math.exp(-k / 50) + 3 / n + rise * tau2 * k + limit * k * math.isinf(n)
                 row = {"step": k, "t": k * 0.01, "replicate": 0} | dict.fromkeys(metrics, value)
                 row |= {f"{m}_bar": 0.001 for m in metrics} if n == math.inf else {}
                 row |= {"train_loss": math.exp(-k / 50), f"{metrics[0]}_se": 0.01}
@@ -249,3 +270,22 @@ def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) ->
     assert {f.name for f in (tmp_path / "page").iterdir()} == {
         f"{name}.png" for name in ("fig5_top", "fig5_bottom", "fig7", "fig8a", "fig8b", "fig11_cnn")
     }
+
+
+def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -> None:
+    """Finite widths that lie on one another and leave the limit, and a width that is stood for."""
+    metrics = ("test_loss", "test_error")
+    write_runs(tmp_path / "a", "fig6b", [0.1], [400, 800, 1600, math.inf], metrics, limit=0.01)
+    write_runs(tmp_path / "a" / "stand_ins", "fig6b", [0.1], [1e12], metrics, neurons=256)
+    # One of which there is nothing but the limit yet.
+    write_runs(tmp_path / "b", "fig6a", [0.1], [math.inf], metrics)
+    script = Path(__file__).parent.parent / "scripts" / "figures_page.py"
+    command = [sys.executable, str(script), "--runs", str(tmp_path), "--out", str(tmp_path / "page.md")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "page.md").read_text().split("## What n = inf")[1]
+    among, limit = next(line for line in text.splitlines() if line.startswith("| [fig6b]")).split(" | ")[1:]
+    assert "n = 800 is 0.0019 from n = 1600, never leaves it" in among
+    assert re.search(r"n = 1600 is 0\.\d+ from n = inf, leaves it at step \d+", limit)
+    row = [line for line in text.splitlines() if line.startswith("| [fig6b]")][1]
+    assert re.search(r"\| 1600: \d+ \| 1e12 by 256: \d+ \| 0.147, 0.145, 1.15 \|", row), row

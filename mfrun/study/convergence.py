@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
+from mfrun.config import stood_label
 from mfrun.errors import UserError
 from mfrun.study.bootstrap import BOOTSTRAPPED, half_width
 from mfrun.study.curves import Curve
@@ -203,7 +204,8 @@ def study(
     mean = reference.mean.loc[common]
     scale = 1.0 if absolute else float(mean.max() - mean.min()) or 1.0
     called = curves[0].setting if setting is None else setting
-    result = Study(metric, called, largest.label, gaps, tolerance * scale)
+    label = stood_label(largest.width, largest.neurons)
+    result = Study(metric, called, label, gaps, tolerance * scale)
     error = largest.standard_error(metric)
     if error is not None:
         result.samples_error = float(error.reindex(common).max())

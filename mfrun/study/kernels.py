@@ -44,14 +44,16 @@ def compare(curves: list[Curve], setting: dict[str, object]) -> Comparison | Non
         None where no limit, or no other width, has kernels of a common step.
     """
     having = [c for c in curves if any(s.run.kernel_steps() for s in c.sources)]
-    limits = [c for c in having if is_limit(c)]
-    if not limits:
+    found = next((c for c in having if is_limit(c)), None)
+    if found is None:
         return None
-    evaluated = limits[0].sources[0].evaluated
-    chosen = [replace(c, sources=[s for s in c.sources if s.evaluated == evaluated]) for c in having]
-    limit, *finite = sorted((c for c in chosen if c.sources), key=lambda c: not is_limit(c))
-    steps = [set(s.run.kernel_steps()) for c in (limit, *finite) for s in c.sources]
-    common = set.intersection(*steps)
+    evaluated = found.sources[0].evaluated
+
+    def alike(curve: Curve) -> Curve:
+        return replace(curve, sources=[s for s in curve.sources if s.evaluated == evaluated])
+
+    limit, finite = alike(found), [one for c in having if not is_limit(c) and (one := alike(c)).sources]
+    common = set.intersection(*(set(s.run.kernel_steps()) for c in (limit, *finite) for s in c.sources))
     if not finite or not common:
         return None
     step = max(common)

@@ -114,7 +114,8 @@ def _left(found: Prediction, law: Law, widths: list[float], tolerance: float) ->
     # Perturbations twice as large as those of predict.width were tried at most.
     tried = law.eps**-2 / 4
     if any(h and n < tried for n, h in reached):
-        notes.append(f"; below n = {width_label(round(tried))} for larger perturbations than were tried, too early as a rule")
+        below = width_label(round(tried))
+        notes.append(f"; below n = {below} for larger perturbations than were tried, as a rule too early")
     return [line + "".join(notes)]
 
 

@@ -319,8 +319,8 @@ def horizon(law: Law, n: float, tolerance: float, growth: Growth | None = None) 
         The time, and whether it is continued; None for never in the run, and where the run does not tell.
     """
     f = law.frame[law.frame["linear"] & (law.frame["t"] > 0)]
-    # Where perturbations are small c is divided by little, and at first it is rounding alone; so is q, which has no sign
-    # to tell that by. One of many evaluations is beyond two standard errors by chance, two in a row are not.
+    # Where perturbations are small c is divided by little, and at first it is rounding alone; so is q, which has no
+    # sign to tell that by. One of many evaluations is beyond two standard errors by chance, two in a row are not.
     seen = law.frame["c"].abs() > 2 * law.frame["c_se"]
     seen &= seen.shift(-1, fill_value=True)
     c, q = (f[name].where(seen.reindex(f.index), 0.0) for name in ("c", "q"))
