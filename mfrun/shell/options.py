@@ -216,9 +216,7 @@ def predict() -> Options:
         metavar="A",
         help="of the width that is asked for: 1%% of the metric's value in the limit, or a number (1%%)",
     )
-    p.add_argument(
-        "--networks", type=_number, default=8, metavar="K", help="whose outputs are averaged in an ensemble (8)"
-    )
+    p.add_argument("--networks", type=int, default=8, metavar="K", help="whose outputs are averaged in an ensemble (8)")
     p.add_argument("--tolerance", type=float, default=0.05, help="of the horizon, as `mfrun compare` takes it (0.05)")
     p.add_argument("--metrics", help="comma-separated columns of metrics.csv; losses and errors by default")
     p.add_argument("--format", choices=FORMATS, default="png", help="of the figure (png)")
