@@ -11,7 +11,7 @@
 #     sh scripts/figures.sh gpu      every figure as its preset has it, one run at a time
 #
 # MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images
-# (docs/data.md), all but gpu take that for CIFAR-10. OUT is the folder of the runs (outputs/figures).
+# (docs/data.md), all but gpu take that for CIFAR-10, and CIFAR_IS says in words what they are. OUT is the folder of the runs (outputs/figures).
 # Words of several keys are split on purpose.
 # shellcheck disable=SC2046,SC2086
 set -eu
@@ -30,7 +30,7 @@ if [ "$SIZE" = gpu ]; then
         mfrun sweep "+figure=$name" "dir=$OUT/gpu/$name" "resume=$(resume "gpu/$name")" ||
             echo "$name: not finished" >&2
     done
-    exec python scripts/figures_page.py --runs "$OUT"
+    exec python scripts/figures_page.py --runs "$OUT" --data "${CIFAR_IS:-}"
 fi
 
 pin() { core=$1; shift; if command -v taskset >/dev/null; then taskset -c "$core" "$@"; else "$@"; fi; }
@@ -115,7 +115,7 @@ minutes)
     done
     for name in fig8a fig8b fig8c fig9 fig10c; do cifar minutes $name 'widths=[50,100,200,inf]' $cut; done
     cifar minutes fig12 'widths=[4,8,16,inf]' budget=0.001 evaluation.samples=500 particles.first=64 particles.last=64
-    exec python scripts/figures_page.py --runs "$OUT"
+    exec python scripts/figures_page.py --runs "$OUT" --data "${CIFAR_IS:-}"
     ;;
 full)
     [ $# -gt 0 ] || set -- fig5_top fig5_bottom fig6b fig8b fig6a fig8a fig6c fig8c fig7 fig9 fig10a fig10b fig10c fig1 \
@@ -124,7 +124,7 @@ full)
     first=$!
     ! has_images || for name; do [ "$(core_of "$name")" = 0 ] || in_full "$name"; done
     wait "$first"
-    exec python scripts/figures_page.py --runs "$OUT"
+    exec python scripts/figures_page.py --runs "$OUT" --data "${CIFAR_IS:-}"
     ;;
 hours) ;;
 *)
@@ -170,4 +170,4 @@ mfrun statics "$OUT/gaussians/width=inf" --step all --out "$OUT/statics"
 cp "$OUT/statics/statics.png" docs/gaussians_rates.png
 mfrun plot "$OUT/gaussians" --weights --widths 50,800,inf --out docs/gaussians_weights.png
 mfrun plot "$OUT/two_layers" --weights --out docs/two_layers_weights.png
-pin 0 python scripts/figures_page.py --runs "$OUT"
+pin 0 python scripts/figures_page.py --runs "$OUT" --data "${CIFAR_IS:-}"

@@ -122,7 +122,7 @@ def test_error(width: int, said: float) -> Callable[[Figure], Finding]:
             return Finding(f"n = {width} not run", "not run")
         value, error = _last(there[0], "test_error")
         text = f"{_percent(value, error)} at n = {stood_label(width, there[0].neurons)}, step {_end_of(there[0])}"
-        return Finding(text, _end(figure, abs(value - said) < ABOUT + 1.96 * error))
+        return Finding(text, _end(figure, abs(value - said) < ABOUT + 1.96 * error, _end_of(there[0])))
 
     return measure
 
@@ -199,11 +199,13 @@ def _each(figure: Figure, words: Callable[[Curve], str], only: list[float] | Non
     return "; ".join(parts)
 
 
-def _end(figure: Figure, holds: bool) -> str:
-    """The verdict on what is so, or is not, at the end of the runs."""
+def _end(figure: Figure, holds: bool, step: int | None = None) -> str:
+    """The verdict on what is so, or is not, at the end of the runs, or of the one that has come to a step."""
+    step = figure.step() if step is None else step
+    whole = step >= figure.steps()
     if holds:
-        return CONFIRMED if figure.whole() else f"{CONFIRMED} up to step {figure.step()}"
-    return NOT_CONFIRMED if figure.whole() else f"not seen by step {figure.step()}"
+        return CONFIRMED if whole else f"{CONFIRMED} up to step {step}"
+    return NOT_CONFIRMED if whole else f"not seen by step {step}"
 
 
 def _end_of(curve: Curve) -> int:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Writes docs/figures.md: the paper's figures and claims beside what finished runs of the presets have measured.
 
-    python scripts/figures_page.py [--runs outputs/figures] [--out docs/figures.md]
+    python scripts/figures_page.py [--runs outputs/figures] [--out docs/figures.md] [--data WORDS]
 
 Takes every sweep of a preset (conf/figure/) below the folder, the longest of each, draws it, and says of each claim
 what the runs show. What was not run says so; no number on the page comes from anywhere else.
@@ -54,6 +54,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", default="outputs/figures", help="folder of the sweeps (outputs/figures)")
     p.add_argument("--out", default="docs/figures.md", help="the page; pictures go to a folder of its name")
+    p.add_argument("--data", default="", help="what the file is that took the place of a preset's data, in words")
     args = p.parse_args()
     out = Path(args.out)
     figures = find(Path(args.runs))
@@ -65,12 +66,18 @@ def main() -> None:
             predicted = Path(args.runs) / "predicted" / figure.name
             words += ["--predict", str(predicted)] if predicted.exists() else []
             plot.main(options.plot().parse_args(words))
-    out.write_text(page(figures, pictures.name))
+    out.write_text(page(figures, pictures.name, args.data))
     print(out)
 
 
-def page(figures: dict[str, Figure], pictures: str) -> str:
-    """The page's text."""
+def page(figures: dict[str, Figure], pictures: str, instead: str) -> str:
+    """The page's text.
+
+    Args:
+        figures: by name.
+        pictures: their folder.
+        instead: what a file is that took the place of a preset's data.
+    """
     lines = [HEAD]
     for claim in CLAIMS:
         run = [figures[name] for name in claim.figures if figures[name].folder is not None]
@@ -106,7 +113,7 @@ def page(figures: dict[str, Figure], pictures: str) -> str:
         ]
         lines += [final_values(figure), "", f"Time taken: {duration(seconds(figure))}, all runs one after another."]
         if other := data(figure):
-            lines.append(f"Data: `{other}` in the place of the preset's.")
+            lines.append(f"Data: `{other}` in the place of the preset's{f', {instead}' if instead else ''}.")
         if figure.notes:
             lines.append(f"Not finished: {', '.join(figure.notes)}.")
     return "\n".join(lines) + "\n"

@@ -73,10 +73,6 @@ class Figure:
         """The last step of the shortest curve."""
         return min(int(c.times().index[-1]) for c in self.curves)
 
-    def whole(self) -> bool:
-        """Whether it was run to the preset's last step."""
-        return self.step() >= self.steps()
-
     def settings(self) -> list[tuple[str, list[Curve]]]:
         """The curves of each setting beside the width."""
         found: dict[str, list[Curve]] = {}
