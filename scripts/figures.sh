@@ -11,7 +11,8 @@
 #     sh scripts/figures.sh gpu      every figure as its preset has it, one run at a time
 #
 # MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images
-# (docs/data.md), all but gpu take that for CIFAR-10, and CIFAR_IS says in words what they are. OUT is the folder of the runs (outputs/figures).
+# (docs/data.md), all but gpu take that for CIFAR-10, and CIFAR_IS says in words what they are. OUT is the folder of the
+# runs (outputs/figures).
 # Words of several keys are split on purpose.
 # shellcheck disable=SC2046,SC2086
 set -eu
