@@ -174,8 +174,12 @@ class Blueprint:
     def copies(self) -> int:
         """How often every point of a stand-in or a perturbed limit is there: twice where inner weights have noise, and
         it is mirrored."""
-        mirrored = self.stand_in.mirrored or self.perturbed > 0
-        return 2 if mirrored and self.depth > 2 and self.init.noise > 0 else 1
+        return 2 if self.noisy and (self.stand_in.mirrored or self.perturbed > 0) else 1
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there are inner weights, with noise on them."""
+        return self.depth > 2 and self.init.noise > 0
 
     @property
     def replicate_of(self) -> list[int]:
@@ -306,8 +310,7 @@ class Architecture(ABC):
         if not blueprint.stand_in.mirrored and max(lumped) > 1.01 * min(lumped):
             said = f"layers of {sizes} neurons for {widths} need copies: one noise cannot have two variances"
             raise ConfigError("stand_in.mirrored", False, said)
-        noisy = blueprint.depth > 2 and blueprint.init.noise > 0
-        if not blueprint.stand_in.mirrored and blueprint.stand_in.measure == "sampled" and noisy:
+        if not blueprint.stand_in.mirrored and blueprint.stand_in.measure == "sampled" and blueprint.noisy:
             said = "needs stand_in.measure=spread or drawn: one noise cannot have the variance of every neuron's count"
             raise ConfigError("stand_in.mirrored", False, said)
 

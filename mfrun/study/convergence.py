@@ -23,7 +23,7 @@ import scipy.special
 from mfrun.config import stood_label
 from mfrun.errors import UserError
 from mfrun.study.bootstrap import BOOTSTRAPPED, half_width
-from mfrun.study.curves import Curve
+from mfrun.study.curves import Curve, bar_of_mean
 from mfrun.study.horizon import Law, crossing, law
 from mfrun.study.power_law import power_law
 
@@ -238,11 +238,9 @@ class _Reference:
         Of a finite width it is that of the chance of the start, over its replicates; of a single one nothing is known
         of that, and where every replicate has data of its own it is in the spread of the differences already.
         """
-        count = group.notna().sum(axis=1)
         if bars is not None:
-            own = bars.reindex(columns=group.columns)
-            # Averages of independent discretisations: their intervals shrink with the root of their number.
-            return (own**2).sum(axis=1).pow(0.5) / own.notna().sum(axis=1)
+            return bar_of_mean(bars.reindex(columns=group.columns))
+        count = group.notna().sum(axis=1)
         half = group.std(axis=1) / count.pow(0.5) * scipy.special.stdtrit(count.clip(lower=2) - 1, 0.975)
         return half.fillna(0.0)
 

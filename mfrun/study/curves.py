@@ -102,10 +102,7 @@ class Curve:
     def bar(self, metric: str) -> pd.Series | None:
         """Half-width of the limit's own 95 % interval by step; None for finite widths."""
         found = self.bars(metric)
-        if found is None:
-            return None
-        # Averages of independent replicates: their intervals shrink with the root of their number.
-        return (found**2).sum(axis=1).pow(0.5) / found.notna().sum(axis=1)
+        return None if found is None else bar_of_mean(found)
 
     def bars(self, metric: str) -> pd.DataFrame | None:
         """The same of each replicate."""
@@ -285,6 +282,14 @@ def title(metric: str) -> str:
         return f"{name.capitalize()} of layer {layer}"
     split, _, name = metric.partition("_")
     return TITLES.get(metric, f"{split.capitalize()} average of {name}" if name else metric)
+
+
+def bar_of_mean(bars: pd.DataFrame) -> pd.Series:
+    """Half-width of the interval of the mean of independent replicates by step, from those of each (columns).
+
+    It shrinks with the root of the number of those that there are.
+    """
+    return (bars**2).sum(axis=1).pow(0.5) / bars.notna().sum(axis=1)
 
 
 def is_limit(curve: Curve) -> bool:
