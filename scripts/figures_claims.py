@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pandas as pd
 from figures_runs import Figure
@@ -66,6 +67,7 @@ def matching(figure: Figure) -> Finding:
     return Finding("<br>".join(said) or "one width only", "<br>".join(verdicts) or UNDECIDED)
 
 
+@cache
 def references(figure: Figure) -> list[tuple[str, str, Study]]:
     """For each setting the finite widths held to the largest of them, and to the limit.
 

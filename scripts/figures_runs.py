@@ -20,7 +20,7 @@ VARIANTS = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Figure:
     """A preset and the sweep of it, if there is one.
 

@@ -173,12 +173,14 @@ def _outputs(curve: Curve, step: int, problems: Problems) -> tuple[dict[str, Cal
     """Outputs (networks, n_out, samples) of a width on the last split, and what each metric makes of one's outputs."""
     parts, seen = [], set[tuple[str, str]]()
     for source in curve.sources:
+        # A network that another run has trained already is no further one.
+        new = [label not in seen for label in source.labels()]
+        if not any(new):
+            continue
+        seen |= set(source.labels())
         experiment, network, _ = restore(source.run, step, problems)
         evaluator = experiment.evaluator()
         split, samples = list(evaluator.sets.items())[-1]
-        # A network that another run has trained already is no further one.
-        new = [label not in seen for label in source.labels()]
-        seen |= set(source.labels())
         parts.append(network.outputs(x for x, _ in samples)[new])
     # All runs are evaluated at the same samples.
     y, outputs = torch.cat([y for _, y in samples], -1), torch.cat(parts)

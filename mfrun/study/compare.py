@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from mfrun.config import stood_label
 from mfrun.errors import UserError
-from mfrun.study import kernels, predicted, style
+from mfrun.study import kernels, predicted, style, widths
 from mfrun.study.bootstrap import BOOTSTRAPPED
 from mfrun.study.convergence import Fit, Marks, Study, rms, study, table
 from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, settings_of, title
@@ -215,10 +215,10 @@ def figure(studies: list[Study]) -> Figure:
     picture, axes = style.panels(len(studies), 3, width=3.3, height=2.6)
     colours = style.colours([g.width for s in studies for g in s.gaps])
     for row, s in zip(axes, studies, strict=True):
-        real = {g.width for g in s.gaps if not g.neurons}
+        dotted = widths.beside((g.width, g.neurons) for g in s.gaps)
         for g in s.gaps:
-            look = {"color": colours[g.width], "label": style.named(g.width, g.neurons)}
-            _positive(row[0], g.of_one(), **look | (style.BESIDE if g.neurons and g.width in real else {}))
+            look = style.look(g.width, colours, "-", (g.width, g.neurons) in dotted)
+            _positive(row[0], g.of_one(), **look, label=style.named(g.width, g.neurons))
         bar = s.gaps[0].reference_bar_of_one
         if (bar > 0).any():
             label = "limit's bar" if s.reference == "inf" else "reference's bar"

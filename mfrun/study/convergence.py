@@ -22,6 +22,7 @@ import scipy.special
 
 from mfrun.config import stood_label
 from mfrun.errors import UserError
+from mfrun.study import widths
 from mfrun.study.bootstrap import BOOTSTRAPPED, half_width
 from mfrun.study.curves import Curve, bar_of_mean
 from mfrun.study.horizon import Law, crossing, law
@@ -209,8 +210,9 @@ def study(
     error = largest.standard_error(metric)
     if error is not None:
         result.samples_error = float(error.reindex(common).max())
-    result.unlike = _unlike(curves, metric)
-    once = _once(gaps)
+    result.unlike = _unlike(curves)
+    kept = widths.once((g.width, g.neurons) for g in gaps)
+    once = [g for g in gaps if (g.width, g.neurons) in kept]
     result.fit_mean, result.fit_one = _fit_of_mean(once), fit(once, _one_over_run)
     n = np.array([g.width for g in once], dtype=float)
     result.law = law(n, [g.differences.to_numpy() for g in once], [g.t for g in once], result.tolerance)
@@ -262,23 +264,14 @@ def _share(data: str, there: list[str]) -> list[float]:
     return [float(data == one) if data in there else 1 / len(there) for one in there]
 
 
-def _once(gaps: list[Gap]) -> list[Gap]:
-    """Every width once: its real networks, or the most neurons that stand for it."""
-    best: dict[float, Gap] = {}
-    for gap in gaps:
-        if gap.width not in best or (gap.neurons or math.inf) > (best[gap.width].neurons or math.inf):
-            best[gap.width] = gap
-    return list(best.values())
-
-
-def _unlike(curves: list[Curve], metric: str) -> dict[str, list[str]]:
+def _unlike(curves: list[Curve]) -> dict[str, list[str]]:
     """The keys in which the curves have other samples or batches than the reference, the last of them, and how."""
     found: dict[str, list[str]] = {}
     for key, of in (("seed.eval", "evaluated"), ("seed.data", "data")):
         there = [{getattr(source, of) for source in curve.sources} for curve in curves]
         if any(not seeds <= there[-1] for seeds in there):
             found[key] = [str(seed) for seed in sorted(set().union(*there))]
-    orders = [set(curve.table(metric).columns.get_level_values("data")) for curve in curves]
+    orders = [{data for source in curve.sources for data, _ in source.labels()} for curve in curves]
     if "seed.data" not in found and any(not some <= orders[-1] for some in orders):
         kinds = sorted({"independent" if s.independent else "shared" for c in curves for s in c.sources}, reverse=True)
         found["replicate_data"] = kinds if len(kinds) > 1 else [f"{kinds[0]} in more replicates than the reference has"]

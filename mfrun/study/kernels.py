@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mfrun.config import stood_label
+from mfrun.study import widths
 from mfrun.study.curves import Curve, describe, is_limit
 from mfrun.study.power_law import power_law
 
@@ -108,22 +109,21 @@ def _rows(
 def text(found: Comparison) -> str:
     """For the terminal."""
     where = f" [{describe(found.setting)}]" if found.setting else ""
-    columns = list(dict.fromkeys(zip(found.table["width"], found.table["neurons"], strict=True)))
-    names = [stood_label(n, None if pd.isna(N) else int(N)) for n, N in columns]
+    there = dict.fromkeys(zip(found.table["width"], found.table["neurons"], strict=True))
+    columns = [(n, None if pd.isna(neurons) else int(neurons)) for n, neurons in there]
+    names = [stood_label(n, neurons) for n, neurons in columns]
     wide = max(10, *(len(name) + 4 for name in names))
     lines = [
         f"\nkernels of the hidden layers{where} at step {found.step}: gap to the limit's, relative, of one network"
     ]
     heads = "".join(f"{f'n={name}':>{wide}}" for name in names)
     lines.append(f"{'':<18}{heads}{'bar':>10}  rate r in gap ~ n^-r")
-    # A rate takes each width once: its real networks, or the most neurons that stand for it.
-    best = found.table.assign(held=found.table["neurons"].astype(float).fillna(math.inf)).sort_values("held")
-    best = best.drop_duplicates(["kernel", "layer", "width"], keep="last").sort_values("width")
+    kept = widths.once(columns)
     for (name, layer), rows in found.table.groupby(["kernel", "layer"], sort=False):
         cells = "".join(f"{gap:>{wide}.2g}" for gap in rows["gap_of_one"])
-        fitted = best[(best["kernel"] == name) & (best["layer"] == layer)]
-        gaps = fitted["gap_of_one"].tolist()
-        law = power_law(fitted["width"].tolist(), gaps) if min(gaps) > 0 else power_law([], [])
+        fitted = [(one[0], gap) for one, gap in zip(columns, rows["gap_of_one"], strict=True) if one in kept]
+        positive = all(gap > 0 for _, gap in fitted)
+        law = power_law([n for n, _ in fitted], [gap for _, gap in fitted]) if positive else power_law([], [])
         interval = "" if math.isnan(law.low) else f" [{-law.high:.2f}, {-law.low:.2f}]"
         rate = "-" if math.isnan(law.exponent) else f"{-law.exponent:.2f}{interval}"
         lines.append(f"  {NAMES[str(name)]}, layer {layer:<3}{cells}{float(rows['bar'].iloc[0]):>10.2g}  {rate}")

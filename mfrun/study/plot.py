@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from mfrun.errors import UserError
 from mfrun.runs.directory import read_sweep
-from mfrun.study import predicted, style
+from mfrun.study import predicted, style, widths
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load, title
 
 # How a picture draws the error that all widths have in common, and what its legend says of it.
@@ -68,11 +68,11 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             why = f"choose keys with --style, of {keys}, or --facet one"
             raise UserError(f"{len(settings)} settings to tell apart by line style; {why}")
         lines = dict(zip(settings, style.LINES, strict=False))
-        real = {c.width for c in curves if c.neurons is None}
-        looks = [style.look(c.width, colours, lines[describe(c.setting, told)]) for c in curves]
+        there = [(c.width, c.neurons) for c in curves]
+        dotted = widths.beside(there)
         looks = [
-            look | (style.BESIDE if c.neurons and c.width in real else {})
-            for c, look in zip(curves, looks, strict=True)
+            style.look(c.width, colours, lines[describe(c.setting, told)], (c.width, c.neurons) in dotted)
+            for c in curves
         ]
         if args.weights:
             # It restores networks, and so needs torch, which curves do without.
@@ -85,7 +85,7 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             if args.predict:
                 _bands(figure, facets, of_curves, args)
         notes = [note for note, asked in ((SAMPLES, args.se), (PREDICTED, args.predict)) if asked and not args.weights]
-        style.legend(figure, colours, [(c.width, c.neurons) for c in curves], settings, notes)
+        style.legend(figure, colours, there, settings, notes)
         above = args.title or (read_sweep(folder) or {}).get("title")
         if above:
             figure.suptitle(above)

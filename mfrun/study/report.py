@@ -24,7 +24,7 @@ from mfrun.files import plain, write_atomically
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
 from mfrun.runs.status import duration, summary
 from mfrun.shell import options
-from mfrun.study import compare, kernels, style
+from mfrun.study import compare, kernels, style, widths
 from mfrun.study.convergence import Gap, Study, rms
 from mfrun.study.curves import Curve, choose_metrics, describe, is_limit, load
 
@@ -102,7 +102,7 @@ def _curves(curves: list[Curve], args: argparse.Namespace) -> str:
     """An interactive picture for each metric; the library comes once, with the first of them."""
     colours = {w: mpl.colors.to_hex(c) for w, c in style.colours([c.width for c in curves]).items()}
     settings = list(dict.fromkeys(describe(c.setting) for c in curves))
-    real = {c.width for c in curves if not c.neurons}
+    dotted = widths.beside((c.width, c.neurons) for c in curves)
     pictures = list[str]()
     for metric in choose_metrics(curves, args.metrics):
         figure = go.Figure()
@@ -110,7 +110,7 @@ def _curves(curves: list[Curve], args: argparse.Namespace) -> str:
             if metric in curve.metrics():
                 place = settings.index(describe(curve.setting))
                 dash = "dash" if is_limit(curve) and place == 0 else DASHES[place % len(DASHES)]
-                if curve.neurons and curve.width in real:
+                if (curve.width, curve.neurons) in dotted:
                     dash = BESIDE
                 _add(figure, curve, metric, colours[curve.width], dash)
         figure.update_layout(

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from mfrun.errors import UserError
 from mfrun.shell.options import FORMATS
+from mfrun.study import widths
 
 RC: dict[str, Any] = {
     "font.size": 9,
@@ -93,10 +94,17 @@ def colours(widths: list[float]) -> dict[float, Any]:
 BESIDE = {"linestyle": (0, (1, 1.2)), "linewidth": 1.1}
 
 
-def look(width: float, colours: dict[float, Any], line: Any) -> dict[str, Any]:
-    """How the line of one width is drawn, ``line`` being the style of its setting, one of ``LINES``."""
+def look(width: float, colours: dict[float, Any], line: Any, dotted: bool = False) -> dict[str, Any]:
+    """How the line of one width is drawn.
+
+    Args:
+        width: n.
+        colours: of the widths.
+        line: the style of its setting, one of ``LINES``.
+        dotted: real networks of this width are drawn, too, and this is what stands for them.
+    """
     if not math.isinf(width):
-        return {"color": colours[width], "linestyle": line}
+        return {"color": colours[width], "linestyle": line} | (BESIDE if dotted else {})
     return LIMIT | ({"linestyle": line} if line != LINES[0] else {})
 
 
@@ -110,7 +118,7 @@ def named(width: float, neurons: int | None = None) -> str:
 def legend(
     figure: Figure,
     colours: dict[float, Any],
-    widths: Iterable[tuple[float, int | None]],
+    there: Iterable[widths.Width],
     settings: list[str],
     notes: Sequence[dict[str, Any]] = (),
 ) -> None:
@@ -119,15 +127,16 @@ def legend(
     Args:
         figure: the picture.
         colours: of the widths.
-        widths: that are drawn, and the neurons that stand for them, where they do.
+        there: the widths that are drawn, and the neurons that stand for them, where they do.
         settings: in words.
         notes: further lines, as keys of Line2D.
     """
     handles = []
-    drawn = sorted({(width, neurons or 0) for width, neurons in widths})
+    drawn = sorted(set(there), key=lambda one: (one[0], one[1] or 0))
+    dotted = widths.beside(drawn)
     for width, neurons in drawn:
-        line = look(width, colours, LINES[0]) | (BESIDE if neurons and (width, 0) in drawn else {})
-        handles.append(Line2D([], [], label=named(width, neurons or None), **line))
+        line = look(width, colours, LINES[0], (width, neurons) in dotted)
+        handles.append(Line2D([], [], label=named(width, neurons), **line))
     if len(settings) > 1:
         if any(math.isinf(width) for width, _ in drawn):
             settings = [f"{settings[0]}\n($n = \\infty$: dashed)", *settings[1:]]
