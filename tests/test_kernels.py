@@ -167,7 +167,9 @@ def test_stand_ins_are_rows_of_their_own(capsys: pytest.CaptureFixture[str]) -> 
     capsys.readouterr()
     assert here("compare", "t", "--metrics=population_loss", "--out=c") == 0
     out = capsys.readouterr().out
-    assert "n=32 by 16" in out
+    (heads,) = (line for line in out.splitlines() if "n=32 by 16" in line)
+    assert heads.split()[:8] == ["n=32", "n=32", "by", "16", "n=64", "n=64", "by", "16"]
+    assert heads.count("n=") == 4
     found = pd.read_csv("c/compare_kernels.csv")
     assert sorted(found.groupby(["width", "neurons"], dropna=False).size()) == [6] * 4
     assert set(found["networks"]) == {1}

@@ -109,8 +109,8 @@ def _rows(
 def text(found: Comparison) -> str:
     """For the terminal."""
     where = f" [{describe(found.setting)}]" if found.setting else ""
-    there = dict.fromkeys(zip(found.table["width"], found.table["neurons"], strict=True))
-    columns = [(n, None if pd.isna(neurons) else int(neurons)) for n, neurons in there]
+    drawn = zip(found.table["width"], found.table["neurons"], strict=True)
+    columns = list(dict.fromkeys((n, None if pd.isna(neurons) else int(neurons)) for n, neurons in drawn))
     names = [stood_label(n, neurons) for n, neurons in columns]
     wide = max(10, *(len(name) + 4 for name in names))
     lines = [
