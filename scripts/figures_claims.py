@@ -18,6 +18,7 @@ from figures_runs import Figure
 from mfrun.config import stood_label
 from mfrun.study.convergence import Study, fit, rms, study
 from mfrun.study.curves import Curve, is_limit
+from mfrun.study.widths import once
 
 CONFIRMED, UNDECIDED, NOT_CONFIRMED = "confirmed", "undecided", "not confirmed"
 # A network has left its reference where its gap exceeds this part of the range of the loss, as `mfrun compare` has it.
@@ -76,7 +77,9 @@ def references(figure: Figure) -> list[tuple[str, str, Study]]:
     found = []
     largest = max(n for n in figure.widths() if n < math.inf)
     for setting, every in figure.settings():
-        curves = [c for c in every if c.width <= largest or is_limit(c)]
+        # Real networks are not held to what stands for their own width.
+        kept = once((c.width, c.neurons) for c in every)
+        curves = [c for c in every if (c.width, c.neurons) in kept and (c.width <= largest or is_limit(c))]
         finite = [c for c in curves if not is_limit(c)]
         for kind, some in (("among widths", finite), ("with n = inf", curves if len(curves) > len(finite) else [])):
             if len(some) > 1:
@@ -110,8 +113,8 @@ def _rate(s: Study) -> str:
 
 def near_zero(figure: Figure) -> Finding:
     """The classification error at the end."""
-    words = _each(figure, lambda c: _percent(*_last(c, figure.error())))
-    worst = max(v + 1.96 * e for v, e in (_last(c, figure.error()) for c in figure.curves))
+    words = _each(figure, lambda c: percent(*at_end(c, figure.error())))
+    worst = max(v + 1.96 * e for v, e in (at_end(c, figure.error()) for c in figure.curves))
     return Finding(f"classification error at the end {words}", _end(figure, worst < ZERO))
 
 
@@ -122,8 +125,8 @@ def test_error(width: int, said: float) -> Callable[[Figure], Finding]:
         there = [c for c in figure.curves if c.width == width]
         if not there:
             return Finding(f"n = {width} not run", "not run")
-        value, error = _last(there[0], "test_error")
-        text = f"{_percent(value, error)} at n = {stood_label(width, there[0].neurons)}, step {_end_of(there[0])}"
+        value, error = at_end(there[0], "test_error")
+        text = f"{percent(value, error)} at n = {stood_label(width, there[0].neurons)}, step {_end_of(there[0])}"
         return Finding(text, _end(figure, abs(value - said) < ABOUT + 1.96 * error, _end_of(there[0])))
 
     return measure
@@ -214,7 +217,7 @@ def _end_of(curve: Curve) -> int:
     return int(curve.times().index[-1])
 
 
-def _last(curve: Curve, metric: str) -> tuple[float, float]:
+def at_end(curve: Curve, metric: str) -> tuple[float, float]:
     """The value at the end, and its standard error: of the samples, and of the replicates where there are several."""
     values = curve.table(metric).iloc[-1]
     spread = values.std() / math.sqrt(len(values)) if len(values) > 1 else 0.0
@@ -226,7 +229,7 @@ def _se(curve: Curve, metric: str) -> float:
     return 0.0 if found is None else float(found.iloc[-1])
 
 
-def _percent(value: float, error: float) -> str:
+def percent(value: float, error: float) -> str:
     return f"{100 * value:.1f} %" if error == 0 else f"{100 * value:.1f} +- {196 * error:.1g} %"
 
 

@@ -15,7 +15,7 @@ import shlex
 from pathlib import Path
 
 import pandas as pd
-from figures_claims import CLAIMS, TOLERANCE, falls, references
+from figures_claims import CLAIMS, TOLERANCE, at_end, falls, percent, references
 from figures_runs import Figure, find
 
 from mfrun.config import stood_label
@@ -97,6 +97,7 @@ def page(figures: dict[str, Figure], pictures: str, instead: str) -> str:
         "",
         *changed(figures),
         *stood_for(figures),
+        *beside_real(figures),
         "",
         "## The figures",
     ]
@@ -193,6 +194,31 @@ def stood_for(figures: dict[str, Figure]) -> list[str]:
     return ["", head, "", "| figure | real | stood for | loss at the end |", "|---|---|---|---|", *rows]
 
 
+def beside_real(figures: dict[str, Figure]) -> list[str]:
+    """How far what stands for a width is from real networks of that width, beside the next smaller real width."""
+    rows = []
+    for figure in figures.values():
+        for setting, curves in figure.settings() if figure.folder is not None else []:
+            real = {c.width: c for c in curves if not c.neurons and not is_limit(c)}
+            for stood in (c for c in curves if c.neurons and c.width in real):
+                smaller = [one for n, one in real.items() if n < stood.width][-1:]
+                held = study([*smaller, stood, real[stood.width]], figure.loss(), TOLERANCE, absolute=False)
+                cells = [f"{rms(g.of_one()):.2g} of n = {stood_label(g.width, g.neurons)}" for g in held.gaps]
+                ends = [f"{c.table(figure.loss()).iloc[-1].mean():.3g}" for c in (stood, real[stood.width])]
+                errors = [percent(*at_end(c, figure.error())) for c in (stood, real[stood.width])]
+                cells = [", ".join(reversed(cells)), ", ".join(ends), ", ".join(errors)]
+                rows.append(f"| {_named(figure, setting)} | {stood.width:g} | {' | '.join(cells)} |")
+    if not rows:
+        return []
+    head = (
+        "May few neurons stand for many? Where a width was trained both ways: the root mean square distance in loss "
+        "to the real network, of what stands for it and of the next smaller real width, and loss and error at the end "
+        "of the stand-in and of the real network. Two networks of one width are apart by the chance of their start."
+    )
+    heads = "| figure | n | distance to the real network | loss at the end | error at the end |"
+    return ["", head, "", heads, "|---|---|---|---|---|", *rows]
+
+
 def command(words_by_key: dict[str, str]) -> str:
     """What was typed, without what concerns the machine."""
     typed = {k: v for k, v in words_by_key.items() if k not in ("threads", "device", "keep_checkpoints")}
@@ -218,11 +244,11 @@ def final_values(figure: Figure) -> str:
     rows = []
     for setting, curves in figure.settings():
         for curve in curves:
-            last = {m: curve.table(m).iloc[-1] for m in metrics}
+            ends = {m: curve.table(m).iloc[-1] for m in metrics}
             named = "infinity" if is_limit(curve) else stood_label(curve.width, curve.neurons)
             row = {"n": named} | ({"setting": setting} if setting else {})
-            row |= {"step": str(curve.times().index[-1]), "networks": str(len(last[metrics[0]]))}
-            for m, values in last.items():
+            row |= {"step": str(curve.times().index[-1]), "networks": str(len(ends[metrics[0]]))}
+            for m, values in ends.items():
                 bar = curve.bar(m)
                 row[m] = f"{values.mean():.4g}" + ("" if bar is None else f" +- {bar.iloc[-1]:.1g}")
             rows.append(row)

@@ -276,7 +276,7 @@ def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -
     """Finite widths that lie on one another and leave the limit, and a width that is stood for."""
     metrics = ("test_loss", "test_error")
     write_runs(tmp_path / "a", "fig6b", [0.1], [400, 800, 1600, math.inf], metrics, limit=0.01)
-    write_runs(tmp_path / "a" / "stand_ins", "fig6b", [0.1], [1e12], metrics, neurons=256)
+    write_runs(tmp_path / "a" / "stand_ins", "fig6b", [0.1], [1600, 1e12], metrics, neurons=256)
     # One of which there is nothing but the limit yet.
     write_runs(tmp_path / "b", "fig6a", [0.1], [math.inf], metrics)
     script = Path(__file__).parent.parent / "scripts" / "figures_page.py"
@@ -289,3 +289,6 @@ def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -
     assert re.search(r"n = 1600 is 0\.\d+ from n = inf, leaves it at step \d+", limit)
     row = [line for line in text.splitlines() if line.startswith("| [fig6b]")][1]
     assert re.search(r"\| 1600: \d+ \| 1e12 by 256: \d+ \| 0.147, 0.145, 1.15 \|", row), row
+    # The stand-in's made-up curve is that of a real network of its width.
+    row = next(line for line in text.splitlines() if line.startswith("| [fig6b]") and "of n = 1600 by 256" in line)
+    assert " | 1600 | 0 of n = 1600 by 256, 0.0019 of n = 800 | 0.147, 0.147 | " in row, row
