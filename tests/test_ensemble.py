@@ -118,7 +118,7 @@ def test_beside_a_prediction(sweep: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_without_a_limit(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert here("ensemble", str(sweep / "width=5"), "--out=e") == 0
-    assert "no width=inf here" in capsys.readouterr().out
+    assert "no width=inf on these data here" in capsys.readouterr().out
     assert "gap" not in pd.read_csv("e/ensemble.csv")
 
 
@@ -161,3 +161,34 @@ def test_outputs_at_other_samples_are_not_compared(capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert here("ensemble", "s") == 2
     assert "outputs are compared at the same samples; these runs differ in seed.eval" in capsys.readouterr().err
+
+
+def test_the_limit_is_that_on_the_networks_own_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit that has seen others is none of theirs; a width that is real and stood for has one part in a law."""
+    assert here("sweep", *TASK, "widths=[4]", "neurons=null,2", "replicates=3", "seed.init=0,1", "dir=s") == 0
+    assert here("train", *TASK, *LIMIT, "width=inf", "seed.data=1", "dir=s/a") == 0
+    capsys.readouterr()
+    assert here("ensemble", "s", "--metrics=population_loss") == 0
+    out, err = capsys.readouterr()
+    assert "no width=inf on these data here" in out
+    assert "n^-r" not in out
+    assert err == ""
+    assert here("train", *TASK, *LIMIT, "width=inf", "dir=s/b") == 0
+    capsys.readouterr()
+    assert here("ensemble", "s", "--metrics=population_loss") == 0
+    told = float(capsys.readouterr().out.split("as gaps to the limit's ")[1].split("\n")[0])
+    frame = pd.read_csv("s/b/metrics.csv")
+    assert told == pytest.approx(frame["population_loss"].iloc[-1], rel=1e-3)
+
+
+def test_a_setting_that_cannot_be_averaged_is_left_out(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One with single networks, and one that diverged; the others are there."""
+    words = [w for w in TASK if not w.startswith("depth")]
+    assert here("train", *words, "depth=4", "width=4", "keep_checkpoints=1", "dir=m/one") == 0
+    assert here("train", *words, "depth=2", "alpha=1e6", "width=4", "replicates=2", "dir=m/lost") != 2
+    capsys.readouterr()
+    assert here("ensemble", str(sweep), "m", "--out=e") == 0
+    out, err = capsys.readouterr()
+    assert "left out: no width here has two networks to average [depth=4" in err
+    assert "depth=2" in err
+    assert "nan" not in out

@@ -129,6 +129,18 @@ def test_other_laws(tmp_path: Path, keys: list[str]) -> None:
         assert law[0].points.shape == law[0].p.shape
 
 
+def test_what_stands_for_a_width_counts_as_many_neurons(tmp_path: Path) -> None:
+    """Of n = 64 by 16, copies of a point have the weight c / 2n of the c neurons that it stands for, which differ."""
+    folder = tmp_path / "sweep"
+    keys = ["widths=[64]", "neurons=16", "depth=3", "steps=5", "replicates=2"]
+    assert cli.run(["sweep", *SMALL[:-1], *keys, f"dir={folder}"]) == 0
+    for law in laws(folder, [5])["64"].values():
+        (counts,) = (2 * 64 * 2 * a.p for a in law)
+        assert counts == pytest.approx(counts.round(), abs=1e-4)
+        assert counts.sum() == pytest.approx(2 * 64 * 2)
+        assert len(np.unique(counts.round())) > 2
+
+
 def test_nothing_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs that stopped at different steps kept no state in common."""
     for steps in (3, 40):

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mfrun.config import stood_label
 from mfrun.dynamics.experiment import Problems, restore
 from mfrun.errors import UserError
 from mfrun.study.curves import Curve, describe, is_limit
@@ -109,8 +110,8 @@ def measure(
     sizes: list[int],
     laws: dict[str, Law],
     problems: Problems,
-) -> list[Study]:
-    """A study for each metric of the last split.
+) -> tuple[list[Study], list[str]]:
+    """A study for each metric of the last split, and what is left out and why, in lines.
 
     Args:
         curves: of one setting.
@@ -127,9 +128,16 @@ def measure(
     several = [c for c in curves if not is_limit(c) and len({x for s in c.sources for x in s.labels()}) > 1]
     if not several:
         raise UserError(f"no width here has two networks to average{called}; replicates=8 trains eight")
-    if any(s.independent or s.data != several[0].sources[0].data for c in several for s in c.sources):
-        raise UserError(f"networks whose outputs are averaged share their data{called}; these differ in seed.data")
-    chosen = [c for c in curves if is_limit(c) or c in several]
+    data = several[0].sources[0].data
+    for key, differ in (
+        ("replicate_data=independent", any(s.independent for c in several for s in c.sources)),
+        ("several values of seed.data", any(s.data != data for c in several for s in c.sources)),
+    ):
+        if differ:
+            raise UserError(f"networks whose outputs are averaged share their data{called}; these have {key}")
+    # A limit that has seen other batches is not theirs.
+    limits = [replace(c, sources=[s for s in c.sources if s.data == data]) for c in curves if is_limit(c)]
+    chosen = [*several, *(c for c in limits if c.sources)]
     if len({s.evaluated for c in chosen for s in c.sources}) > 1:
         raise UserError(f"outputs are compared at the same samples{called}; these runs differ in seed.eval")
     steps = [set(source.run.saved_steps()) for c in chosen for source in c.sources]
@@ -141,13 +149,19 @@ def measure(
         which = f"--step {step}: no state of that step" if step is not None else "no state"
         raise UserError(f"{which} that all runs have{called}; {there}")
     at = common[-1] if step is None else step
-    limits: dict[str, Estimate] = {}
+    limit: dict[str, Estimate] = {}
     found: dict[str, list[Ensembles]] = {}
+    left_out = list[str]()
     for curve in chosen:
         if is_limit(curve):
-            limits = _limit(curve, at, problems)
+            limit = _limit(curve, at, problems)
             continue
         values, outputs = _outputs(curve, at, problems)
+        if len(outputs) < 2:
+            left_out.append(
+                f"n = {stood_label(curve.width, curve.neurons)}: no two networks that did not diverge{called}"
+            )
+            continue
         for metric, of_outputs in values.items():
             one = ensembles(of_outputs, outputs, sizes)
             one.width, one.neurons = curve.width, curve.neurons
@@ -155,17 +169,17 @@ def measure(
             if law is not None and at in law.frame.index:
                 one.predicted = {k: float(law.gap(curve.width, k)[at]) for k in one.of}
             found.setdefault(metric, []).append(one)
-    return [Study(metric, setting, at, limits.get(metric), every) for metric, every in found.items()]
+    return [Study(metric, setting, at, limit.get(metric), every) for metric, every in found.items()], left_out
 
 
 def _limit(curve: Curve, step: int, problems: Problems) -> dict[str, Estimate]:
-    """The metrics of n = infinity at a step."""
+    """The metrics of n = infinity at a step; those that are no numbers any more are left out."""
     experiment, network, _ = restore(curve.sources[0].run, step, problems)
     columns = experiment.over_sets(experiment.evaluator()(network))
     return {
         name: Estimate(values[0], columns[f"{name}_bar"][0] / 2)
         for name, values in columns.items()
-        if f"{name}_bar" in columns
+        if f"{name}_bar" in columns and math.isfinite(values[0])
     }
 
 

@@ -20,11 +20,14 @@ from mfrun.study import kernels, predicted, style, widths
 from mfrun.study.bootstrap import BOOTSTRAPPED
 from mfrun.study.convergence import Fit, Marks, Study, rms, study, table
 from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, settings_of, title
+from mfrun.study.prediction import Prediction
 
 
 def main(args: argparse.Namespace) -> int:
     """Entry point of the command."""
     measured = measure(args)
+    # What cannot be laid beside a prediction is said before anything is written.
+    prediction = predicted.of_some(args.predict, measured.curves) if args.predict else None
     # A setting without a metric, or with one width only, is no reason to be silent about the others.
     for line in measured.left_out:
         print(f"left out: {line}", file=sys.stderr)
@@ -33,8 +36,8 @@ def main(args: argparse.Namespace) -> int:
     measured.table.to_csv(out / "compare.csv", index=False)
     print(text(measured.studies, measured.marks))
     _of_kernels(measured, out)
-    if args.predict:
-        _beside_prediction(measured, args.predict, out)
+    if prediction is not None:
+        _beside_prediction(measured, prediction, args.predict, out)
     style.save(figure(measured.studies), out / f"compare.{args.format}")
     print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
     return 0
@@ -57,18 +60,20 @@ def _of_kernels(measured: Measured, out: Path) -> None:
         print(f"\n{out / 'compare_kernels.csv'}")
 
 
-def _beside_prediction(measured: Measured, folder: str, out: Path) -> None:
-    """Lay what was measured beside what ``mfrun predict`` has said.
-
-    Raises:
-        UserError: the prediction is of another setting.
-    """
-    found = predicted.of(folder, measured.curves)
+def _beside_prediction(measured: Measured, prediction: tuple[Prediction, list[Curve]], folder: str, out: Path) -> None:
+    """Lay what was measured beside what ``mfrun predict`` has said of the curves that it is about."""
+    found, about = prediction
     tables = []
     for s in measured.studies:
+        if not all(any(c is one for one in about) for c in alike(measured.curves, s.setting)):
+            print(f"left out: {s.metric} [{describe(s.setting)}]: {folder} is of another setting", file=sys.stderr)
+            continue
         steps = list(measured.marks.of(s).values())
         print(predicted.beside_text(s, found, steps, folder))
-        tables.append(predicted.beside(s, found, steps).assign(metric=s.metric))
+        where = {"metric": s.metric, **{k: str(v) for k, v in s.setting.items()}}
+        tables.append(predicted.beside(s, found, steps).assign(**where))
+    if not tables:
+        return
     pd.concat(tables, ignore_index=True).to_csv(out / "compare_predicted.csv", index=False)
     print(f"\n{out / 'compare_predicted.csv'}")
 
@@ -157,6 +162,8 @@ def text(studies: list[Study], marks: Marks) -> str:
                 "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
             )
             lines += _enough(s)
+        if s.diverged:
+            lines.append(f"  ! n = {', '.join(s.diverged)} diverged; what is compared ends at step {last}")
         for key, values in s.unlike.items():
             chance = "samples of the evaluation" if key == "seed.eval" else "batches"
             error = f", a standard error of up to {s.samples_error:.2g}" if key == "seed.eval" else ""
@@ -243,8 +250,10 @@ def figure(studies: list[Study]) -> Figure:
 
 
 def _positive(ax: Axes, values: pd.Series, **look: Any) -> None:
-    """A curve on a logarithmic axis, with gaps where it is 0."""
-    ax.plot(values.where(values > 0), **look)
+    """A curve on a logarithmic axis, with gaps where it is 0, and with points where no line joins two."""
+    seen = (values > 0).to_numpy()
+    alone = seen & ~np.r_[False, seen[:-1]] & ~np.r_[seen[1:], False]
+    ax.plot(values.where(values > 0), marker=".", markevery=list(np.flatnonzero(alone)), **look)
 
 
 def _against_n(ax: Axes, s: Study) -> None:

@@ -13,8 +13,9 @@ at which the gap of one network exceeds a tolerance (:mod:`mfrun.study.horizon`)
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -149,6 +150,7 @@ class Study:
             widths of one ``seed.eval`` share; 0 where no run says.
         unlike: the keys by which widths have other samples or batches than the reference, so that the chance of these
             is in the gaps, with their values.
+        diverged: the widths that have, for good.
     """
 
     metric: str
@@ -158,6 +160,7 @@ class Study:
     tolerance: float
     samples_error: float = 0.0
     unlike: dict[str, list[str]] = field(default_factory=dict)
+    diverged: list[str] = field(default_factory=list)
     fit_mean: Fit = field(default_factory=Fit)
     fit_one: Fit = field(default_factory=Fit)
     law: Law = field(default_factory=Law)
@@ -178,9 +181,12 @@ def study(
     Raises:
         UserError: fewer than two widths, or no step that all of them have.
     """
-    curves = sorted((c for c in curves if metric in c.metrics()), key=lambda c: c.width)
-    if len(curves) < 2:
-        raise UserError(f"metric {metric}: a comparison needs at least two widths with one setting")
+    having = [c for c in curves if metric in c.metrics()]
+    if len(having) < 2:
+        few = "a comparison needs at least two widths with one setting" if having else "not logged with this setting"
+        raise UserError(f"metric {metric}: {few}")
+    # Real networks come behind what stands for their width: of the largest width they are the truth.
+    curves = sorted(_at_equal_samples(having), key=lambda c: (c.width, c.neurons or math.inf))
     *finite, largest = curves
     reference = _Reference(largest, metric)
     gaps = []
@@ -211,8 +217,9 @@ def study(
     if error is not None:
         result.samples_error = float(error.reindex(common).max())
     result.unlike = _unlike(curves)
+    result.diverged = [stood_label(c.width, c.neurons) for c in curves if c.diverged()]
     kept = widths.once((g.width, g.neurons) for g in gaps)
-    once = [g for g in gaps if (g.width, g.neurons) in kept]
+    once = [g for g in gaps if (g.width, g.neurons) in kept and g.width < largest.width]
     result.fit_mean, result.fit_one = _fit_of_mean(once), fit(once, _one_over_run)
     n = np.array([g.width for g in once], dtype=float)
     result.law = law(n, [g.differences.to_numpy() for g in once], [g.t for g in once], result.tolerance)
@@ -264,6 +271,18 @@ def _share(data: str, there: list[str]) -> list[float]:
     return [float(data == one) if data in there else 1 / len(there) for one in there]
 
 
+def _at_equal_samples(curves: list[Curve]) -> list[Curve]:
+    """The curves at one seed.eval, each that has it: the one that most widths have, and of several the least.
+
+    The same network at other samples is no further network, and its difference to the reference at these holds their
+    chance.
+    """
+    having = Counter(seed for c in curves for seed in {s.evaluated for s in c.sources})
+    chosen = min(having, key=lambda seed: (-having[seed], seed))
+    alike = [[s for s in c.sources if s.evaluated == chosen] for c in curves]
+    return [replace(c, sources=some or c.sources) for c, some in zip(curves, alike, strict=True)]
+
+
 def _unlike(curves: list[Curve]) -> dict[str, list[str]]:
     """The keys in which the curves have other samples or batches than the reference, the last of them, and how."""
     found: dict[str, list[str]] = {}
@@ -280,10 +299,10 @@ def _unlike(curves: list[Curve]) -> dict[str, list[str]]:
 
 def _fit_of_mean(gaps: list[Gap]) -> Fit:
     """The rate of the mean's gap, where it is more than the chance of the start."""
-    if all(g.replicates == 1 for g in gaps):
+    if gaps and all(g.replicates == 1 for g in gaps):
         return Fit(why="with one replicate it is that of one network")
     # A bootstrap says in its interval what is not known; fewer replicates than it needs do not.
-    few = min(g.replicates for g in gaps) < BOOTSTRAPPED
+    few = any(g.replicates < BOOTSTRAPPED for g in gaps)
     if few and sum(g.mean_flagged() is False for g in gaps) < 2:
         return Fit(why="fewer than two widths have a gap above the noise")
     return fit(gaps, _mean_over_run)
@@ -341,14 +360,17 @@ class Marks:
     times: list[float]
 
     def of(self, s: Study) -> dict[str, int]:
-        """The steps of a setting by what they are called; a time beyond its run is the step behind its last."""
+        """The steps of a setting by what they are called; a time beyond its run is the step behind its last.
+
+        A time before the first evaluation is step 0, of which there is no gap.
+        """
         found = {f"k={k}": k for k in self.steps}
         for time in self.times:
             t = s.gaps[0].times.loc[s.gaps[0].differences.index]
             reached = t[t <= time * (1 + 1e-9)].index
             last = int(t.index[-1])
             beyond = time > float(t.iloc[-1]) * (1 + 1e-9)
-            found[f"t={time:g}"] = last + 1 if beyond else int(reached[-1]) if len(reached) else int(t.index[0])
+            found[f"t={time:g}"] = last + 1 if beyond else int(reached[-1]) if len(reached) else 0
         return found
 
 

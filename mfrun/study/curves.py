@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mfrun.config import flatten, parse_width, width_label
@@ -17,7 +18,10 @@ from mfrun.registry import create
 from mfrun.runs.directory import DONE, KEYS, METRICS, RunDirectory, find_runs, newest
 
 # Differences between runs that are repetitions, not settings, or that change no number.
-REPEATED = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data", "steps", "evaluation.kernels")
+SEEDS = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data")
+REPEATED = (*SEEDS, "steps", "evaluation.kernels", "evaluation.test_functions")
+# Groups whose keys are named whole: `width` alone is the network's, not a teacher's.
+NAMED_WHOLE = ("dataset", "particles", "stand_in", "evaluation")
 # Columns that say how far a metric may be off: by the particles of the limit, and by the samples it is averaged over.
 ERRORS = ("_bar", "_se")
 # Panels in the paper's order, with its titles.
@@ -89,8 +93,9 @@ class Curve:
         return any(source.run.status()["state"] == "diverged" for source in self.sources)
 
     def metrics(self) -> list[str]:
-        """Columns that hold a metric."""
-        return [c for c in map(str, self.sources[0].frame) if c not in KEYS and not c.endswith(ERRORS)]
+        """Columns that hold a metric, in any of the runs."""
+        columns = dict.fromkeys(str(c) for source in self.sources for c in source.frame)
+        return [c for c in columns if c not in KEYS and not c.endswith(ERRORS)]
 
     def table(self, metric: str) -> pd.DataFrame:
         """The metric by step (rows) and replicate (columns, labelled by data and init). What diverged is NaN."""
@@ -179,7 +184,7 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
         if frame.empty and run.status()["state"] in DONE:
             print(f"mfrun: {run.path}: left out: its {METRICS} is missing or empty", file=sys.stderr)
         if len(frame):
-            loaded.append((run, width, flatten(keys), frame))
+            loaded.append((run, width, flatten(keys), _until_it_diverged(frame)))
     if not loaded:
         raise UserError(f"{', '.join(paths)}: no run here has written a row yet")
     settings = [_setting(flat) for _, _, flat, _ in loaded]
@@ -201,6 +206,14 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
     order = {key: i for i, key in enumerate(dict.fromkeys(key for key, _, _ in curves))}
     folder = Path(paths[0]) if len(paths) == 1 else Path()
     return [curves[k] for k in sorted(curves, key=lambda k: (order[k[0]], *k[1:]))], folder
+
+
+def _until_it_diverged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a run, without numbers where a loss is none: an argmax of NaN is a class, and its error a share."""
+    losses = [c for c in frame if str(c).endswith("_loss")]
+    measured = [c for c in frame if c not in KEYS]
+    lost = ~np.isfinite(frame[losses].to_numpy(dtype=float)).all(axis=1)
+    return frame.assign(**{str(c): frame[c].mask(lost) for c in measured}) if lost.any() else frame
 
 
 def _setting(flat: dict[str, Any]) -> dict[str, Any]:
@@ -239,7 +252,8 @@ def describe(setting: dict[str, Any], keys: list[str] | None = None) -> str:
     for key, value in setting.items():
         if keys is not None and key not in keys:
             continue
-        short = key.removesuffix(".name").rpartition(".")[2] if not key.endswith("dataset.name") else "dataset"
+        whole = key.removesuffix(".name")
+        short = whole if whole.startswith(NAMED_WHOLE) else whole.rpartition(".")[2]
         parts.append(f"{short}={value:g}" if isinstance(value, float) else f"{short}={value}")
     return ", ".join(parts)
 

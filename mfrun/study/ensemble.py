@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from mfrun.config import stood_label
 from mfrun.dynamics.experiment import Problems
 from mfrun.errors import UserError
-from mfrun.study import predicted, style
+from mfrun.study import predicted, style, widths
 from mfrun.study.averages import ALL, Estimate, Study, measure
 from mfrun.study.curves import alike, describe, load, settings_of, title
 from mfrun.study.power_law import PowerLaw, power_law
@@ -29,9 +30,18 @@ def main(args: argparse.Namespace) -> int:
     sizes = _sizes(args.networks)
     curves, folder = load(args.paths, args.latest)
     laws = {law.metric: law for law in predicted.of(args.predict, curves).laws} if args.predict else {}
-    problems, studies = Problems(), list[Study]()
+    problems, studies, left_out = Problems(), list[Study](), list[str]()
     for setting in settings_of(curves):
-        studies += measure(alike(curves, setting), setting, args.step, sizes, laws, problems)
+        # A setting that has nothing to average is no reason to be silent about the others.
+        try:
+            found, without = measure(alike(curves, setting), setting, args.step, sizes, laws, problems)
+            studies, left_out = [*studies, *found], [*left_out, *without]
+        except UserError as error:
+            left_out.append(str(error))
+    if not studies:
+        raise UserError(left_out[0])
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
     if args.metrics:
         known = list(dict.fromkeys(s.metric for s in studies))
         wanted = args.metrics.split(",")
@@ -88,7 +98,7 @@ def text(s: Study) -> str:
     """The table for the terminal."""
     where = f" [{describe(s.setting)}]" if s.setting else ""
     sizes = sorted({k for e in s.ensembles for k in e.of})
-    what = "(no width=inf here)" if s.limit is None else f"as gaps to the limit's {s.limit.value:.4g}"
+    what = "(no width=inf on these data here)" if s.limit is None else f"as gaps to the limit's {s.limit.value:.4g}"
     wide = max(6, *(len(stood_label(e.width, e.neurons)) for e in s.ensembles))
     lines = [
         f"\n{s.metric}{where} at step {s.step}, of averages of k networks' outputs, {what}",
@@ -100,13 +110,15 @@ def text(s: Study) -> str:
             f" {_with_error(v):>17}" for v in shown
         )
         won = s.won(e)
-        lines.append(line + ("  ?" if won is None else f"  {100 * won.value:.0f} % +- {_percent(won.error)}"))
+        unknown = "  -" if s.limit is None else "  ?"
+        lines.append(line + (unknown if won is None else f"  {100 * won.value:.0f} % +- {_percent(won.error)}"))
         if e.predicted:
             told = "".join(f" {f'{e.predicted[k]:.3g}' if k in e.predicted else '-':>17}" for k in sizes)
             share = f"  {100 * (1 - e.predicted[ALL] / e.predicted[1]):.0f} %" if e.predicted[1] else ""
             lines.append(f"{'predicted':>{wide + 6}}{told}{share}")
     if s.limit is not None and any(s.won(e) is None for e in s.ensembles):
-        lines.append("  ? the gap of one network is not above its error: more networks, or more particles, would tell")
+        why = "not above its error, or two networks do not show that"
+        lines.append(f"  ? the gap of one network is {why}: more networks, or more particles, would tell")
     for name, values in s.parts().items():
         law = _law(s, values)
         if law:
@@ -127,7 +139,12 @@ def _with_error(e: Estimate | None) -> str:
 
 def _law(s: Study, values: list[Estimate]) -> PowerLaw | None:
     """Of a part, over the widths at which it is more than its error; None where these are fewer than two."""
-    used = [(e.width, v.value) for e, v in zip(s.ensembles, values, strict=True) if v.value > 2 * v.error]
+    kept = widths.once((e.width, e.neurons) for e in s.ensembles)
+    used = [
+        (e.width, v.value)
+        for e, v in zip(s.ensembles, values, strict=True)
+        if (e.width, e.neurons) in kept and v.value > 2 * v.error
+    ]
     return power_law([n for n, _ in used], [v for _, v in used]) if len(used) > 1 else None
 
 

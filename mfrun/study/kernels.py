@@ -117,7 +117,7 @@ def text(found: Comparison) -> str:
         f"\nkernels of the hidden layers{where} at step {found.step}: gap to the limit's, relative, of one network"
     ]
     heads = "".join(f"{f'n={name}':>{wide}}" for name in names)
-    lines.append(f"{'':<18}{heads}{'bar':>10}  rate r in gap ~ n^-r")
+    lines.append(f"{'':<20}{heads}{'bar':>10}  rate r in gap ~ n^-r")
     kept = widths.once(columns)
     for (name, layer), rows in found.table.groupby(["kernel", "layer"], sort=False):
         cells = "".join(f"{gap:>{wide}.2g}" for gap in rows["gap_of_one"])

@@ -51,10 +51,7 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
         # A width keeps its colour in a picture of a few of them.
         colours = style.colours([c.width for c in curves])
         if args.widths:
-            wanted = args.widths.split(",")
-            curves = [c for c in curves if c.label in wanted]
-            if not curves:
-                raise UserError(f"--widths {args.widths}: no such width here")
+            curves = _of_widths(curves, args.widths)
         if args.weights and args.facet:
             raise UserError(f"--facet {args.facet}: not with --weights, whose rows are those of the neurons' laws")
         if args.facet and args.facet in (args.style or []):
@@ -62,12 +59,13 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
         facets = _facets(curves, args.facet)
         beside = _varying(curves, [args.facet], "--facet") if args.facet else []
         told = _varying(curves, args.style, "--style") if args.style else [k for k in _keys(curves) if k not in beside]
-        settings = list(dict.fromkeys(describe(c.setting, told) for c in curves))
+        # What lacks all of the keys, as real networks lack those of stand-ins, is solid as the first setting is.
+        settings = [words for words in dict.fromkeys(describe(c.setting, told) for c in curves) if words] or [""]
         if len(settings) > len(style.LINES):
             keys = ", ".join(_keys(curves))
             why = f"choose keys with --style, of {keys}, or --facet one"
             raise UserError(f"{len(settings)} settings to tell apart by line style; {why}")
-        lines = dict(zip(settings, style.LINES, strict=False))
+        lines = {"": style.LINES[0]} | dict(zip(settings, style.LINES, strict=False))
         there = [(c.width, c.neurons) for c in curves]
         dotted = widths.beside(there)
         looks = [
@@ -90,6 +88,24 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
         if above:
             figure.suptitle(above)
         return figure, folder
+
+
+def _of_widths(curves: list[Curve], text: str) -> list[Curve]:
+    """The curves of some widths.
+
+    Raises:
+        UserError: one of them is not here.
+    """
+    wanted = list[float]()
+    for word in text.split(","):
+        try:
+            wanted.append(float(word))
+        except ValueError:
+            wanted.append(math.nan)
+        if wanted[-1] not in [c.width for c in curves]:
+            there = ", ".join(dict.fromkeys(c.label for c in curves))
+            raise UserError(f"--widths {word.strip()}: no such width here; there are {there}")
+    return [c for c in curves if c.width in wanted]
 
 
 def _keys(curves: list[Curve]) -> list[str]:
@@ -230,8 +246,9 @@ def _follow_what_is_finite(axes: Sequence[Axes], curves: list[Curve], metric: st
         metric: what they show.
     """
     low, high = (f(ax.get_ylim()[i] for ax in axes) for i, f in enumerate((min, max)))
-    well = [c.table(metric).mean(axis=1) for c in curves if metric in c.metrics() and not c.diverged()]
-    if well and len(well) < len(curves):
+    having = [c for c in curves if metric in c.metrics()]
+    well = [c.table(metric).mean(axis=1) for c in having if not c.diverged()]
+    if well and len(well) < len(having):
         every = pd.concat(well)
         low, high = float(every.min()), float(every.max())
         margin = 0.05 * (high - low or abs(high) or 1.0)

@@ -42,7 +42,7 @@ def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
 def power_law(n: Sequence[float], values: Sequence[float]) -> PowerLaw:
     """Fit positive values at different n."""
-    if len(n) < 2:
+    if len(set(n)) < 2:
         return PowerLaw()
     intercept, exponent, half = line(np.log(n), np.log(values))
     return PowerLaw(exponent, exponent - half, exponent + half, math.exp(intercept))

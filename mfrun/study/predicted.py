@@ -10,12 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mfrun.config import flatten, width_label
+from mfrun.config import flatten, stood_label, width_label
 from mfrun.errors import UserError
 from mfrun.files import plain
 from mfrun.study import style
 from mfrun.study.convergence import Gap, Study
-from mfrun.study.curves import Curve, title
+from mfrun.study.curves import Curve, describe, title
 from mfrun.study.prediction import Growth, Law, Prediction, horizon, read
 
 
@@ -240,9 +240,9 @@ def beside(s: Study, found: Prediction, steps: list[int]) -> pd.DataFrame:
         steps: to compare at; the last one of both is added.
 
     Returns:
-        A row for each width and step: ``width``, ``step``, ``gap``, ``predicted_gap``, ``deviation``,
-        ``predicted_deviation``, each with its ``_se``, ``linear``, and ``agrees``: whether both pairs differ by less
-        than two standard errors of the difference.
+        A row for each width and step: ``width``, ``neurons`` that stand for it, ``step``, ``gap``, ``predicted_gap``,
+        ``deviation``, ``predicted_deviation``, each with its ``_se``, ``linear``, and ``agrees``: whether both pairs
+        differ by less than two standard errors of the difference.
     """
     law = next((law for law in found.laws if law.metric == s.metric), None)
     if law is None or s.reference != "inf":
@@ -254,7 +254,7 @@ def beside(s: Study, found: Prediction, steps: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(g: Gap, law: Law, k: int) -> dict[str, float | bool]:
+def _row(g: Gap, law: Law, k: int) -> dict[str, float | bool | None]:
     n, S, row = g.width, g.replicates, law.frame.to_dict("index")[k]
     values = g.differences.loc[[k]].to_numpy()
     deviation, bar = float(values.std(ddof=1)), g.reference_bar.to_dict()[k]
@@ -269,8 +269,9 @@ def _row(g: Gap, law: Law, k: int) -> dict[str, float | bool]:
         <= 2 * math.hypot(found[name][1], found[f"predicted_{name}"][1])
         for name in ("gap", "deviation")
     )
+    who: dict[str, float | bool | None] = {"width": n, "neurons": g.neurons, "step": k}
     columns = {name: value for name, (value, _) in found.items()} | {f"{name}_se": e for name, (_, e) in found.items()}
-    return {"width": n, "step": k, **columns, "linear": bool(row["linear"]), "agrees": agrees}
+    return {**who, **columns, "linear": bool(row["linear"]), "agrees": agrees}
 
 
 def beside_text(s: Study, found: Prediction, steps: list[int], folder: str) -> str:
@@ -278,10 +279,14 @@ def beside_text(s: Study, found: Prediction, steps: list[int], folder: str) -> s
     table = beside(s, found, steps)
     if table.empty:
         return f"\n{s.metric}: nothing to lay beside the prediction; it takes a limit here and replicates=2 or more"
-    lines = [f"\n{s.metric} beside the prediction of {folder} ({found.pairs} mirrored pairs)"]
-    lines.append(f"{'n':>8} {'k':>7} {'mean gap':>20} {'predicted':>20} {'deviation':>20} {'predicted':>20}  agree")
+    where = f" [{describe(s.setting)}]" if s.setting else ""
+    lines = [f"\n{s.metric}{where} beside the prediction of {folder} ({found.pairs} mirrored pairs)"]
+    wide = max(8, *(len(stood_label(g.width, g.neurons)) for g in s.gaps))
+    heads = ("mean gap", "predicted", "deviation", "predicted")
+    lines.append(f"{'n':>{wide}} {'k':>7}" + "".join(f" {head:>20}" for head in heads) + "  agree")
     for row in table.to_dict("records"):
-        line = f"{width_label(row['width']):>8} {row['step']:>7}"
+        neurons = None if pd.isna(row["neurons"]) else int(row["neurons"])
+        line = f"{stood_label(row['width'], neurons):>{wide}} {row['step']:>7}"
         for name in ("gap", "predicted_gap", "deviation", "predicted_deviation"):
             line += f" {row[name]:>10.3g} +-{row[f'{name}_se']:<7.1g}"
         lines.append(f"{line}  {'yes' if row['agrees'] else 'no'}{'' if row['linear'] else ' (not linear)'}")
@@ -291,5 +296,5 @@ def beside_text(s: Study, found: Prediction, steps: list[int], folder: str) -> s
         if here or said:
             words = "never" if said is None else f"{said[1] * 'about '}{said[0]:.4g}"
             measured = f"{here[1]:.4g}" if here else "never"
-            lines.append(f"  horizon t of n = {width_label(g.width)}: {measured}, predicted {words}")
+            lines.append(f"  horizon t of n = {stood_label(g.width, g.neurons)}: {measured}, predicted {words}")
     return "\n".join(lines)

@@ -74,7 +74,8 @@ def page(folder: Path, args: argparse.Namespace) -> str:
     facts = read_sweep(folder) or {}
     title = str(facts.get("title") or folder.resolve().name)
     parts = [f"<h1>{escape(title)}</h1>", _opening(curves, runs, facts), "<h2>Curves</h2>", _curves(curves, args)]
-    parts += ["<h2>Distance to the limit</h2>", _comparison(folder, args)]
+    reference = "limit" if any(is_limit(c) for c in curves) else "largest width"
+    parts += [f"<h2>Distance to the {reference}</h2>", _comparison(folder, args)]
     parts += ["<h2>Settings</h2>", _settings(runs), "<h2>Runs</h2>", _table(summary(find_runs(folder, waiting=True)))]
     parts += ["<h2>Again</h2>", f"<pre>{escape(_commands(folder, facts))}</pre>", _versions(runs)]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
@@ -92,9 +93,13 @@ def _opening(curves: list[Curve], runs: list[RunDirectory], facts: dict[str, Any
     counts = pd.Series([s["state"] for s in states]).value_counts()
     seconds = sum(float(s.get("wall_seconds", 0)) for s in states)
     told = f"{len(runs)} runs: " + ", ".join(f"{count} {state}" for state, count in counts.items())
-    bands = "with the band of its 95 % interval over independent particle sets; bands of finite widths are one "
-    bands += "standard deviation over replicates."
-    how = f"{escape(told)}; {duration(seconds)} of training in all. The limit n = ∞ is dashed and black, {bands}"
+    bands = "Bands of finite widths are one standard deviation over replicates."
+    if any(is_limit(c) for c in curves):
+        limit = (
+            "The limit n = ∞ is dashed and black, with the band of its 95 % interval over independent particle sets."
+        )
+        bands = f"{limit} {bands}"
+    how = f"{escape(told)}; {duration(seconds)} of training in all. {bands}"
     return f"<p>Networks of width n = {widths}{escape(swept)}. {how}</p>"
 
 
@@ -173,9 +178,12 @@ def _comparison(folder: Path, args: argparse.Namespace) -> str:
     with mpl.rc_context(style.RC):  # type: ignore[arg-type]
         compare.figure(measured.studies).savefig(png, format="png", dpi=130)
     picture = base64.b64encode(png.getvalue()).decode()
-    columns = ["metric", "width", "replicates", "gap_of_mean", "noise", "gap_of_one", "horizon_t"]
+    columns = ["metric", "width", "neurons", "replicates", "gap_of_mean", "noise", "gap_of_one", "horizon_t"]
     keys = list(dict.fromkeys(k for s in measured.studies for k in s.setting))
     table = measured.table
+    table["width"] = [width_label(n) for n in table["width"]]
+    if table["neurons"].isna().all():
+        columns.remove("neurons")
     marks = {True: "*", False: "", None: "?"}
     for of in ("mean", "one"):
         flags = table[f"{of}_flagged"]
@@ -183,7 +191,8 @@ def _comparison(folder: Path, args: argparse.Namespace) -> str:
     legend = "<p>* not above the noise; ? one replicate does not show the chance of the start.</p>"
     layers = "".join(f"<pre>{escape(kernels.text(one).strip())}</pre>" for one in compare.of_kernels(measured))
     image = f"<img alt='gaps' src='data:image/png;base64,{picture}'>"
-    return f"<ul>{said}</ul>{_table(table[[*keys, *columns]])}{legend}{layers}{image}"
+    left_out = "".join(f"<p>Left out: {escape(line)}.</p>" for line in measured.left_out)
+    return f"<ul>{said}</ul>{left_out}{_table(table[[*keys, *columns]])}{legend}{layers}{image}"
 
 
 def sentences(s: Study) -> list[str]:
@@ -206,9 +215,9 @@ def sentences(s: Study) -> list[str]:
 
 def _sentence(g: Gap, s: Study, reference: str) -> str:
     horizon = g.horizon(s.tolerance)
-    until = (
-        f"leaves it by more than {s.tolerance:.3g} at t = {horizon[1]:.3g}" if horizon else "stays near it to the end"
-    )
+    end = f"step {int(g.differences.index[-1])}, before runs diverged" if s.diverged else "the end"
+    leaves = f"leaves it by more than {s.tolerance:.3g} at t = {{:.3g}}"
+    until = leaves.format(horizon[1]) if horizon else f"stays near it to {end}"
     noise = {
         True: "; the mean's gap is within the noise",
         False: f"; the mean's gap is {rms(g.of_mean()):.2g}, above its noise of {rms(g.noise()):.2g}",

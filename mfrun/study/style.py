@@ -30,6 +30,7 @@ RC: dict[str, Any] = {
     "grid.color": "0.92",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "legend.frameon": True,
     "legend.framealpha": 0.8,
     "legend.edgecolor": "none",
@@ -79,7 +80,11 @@ class Picture(Figure):
 def panels(rows: int, columns: int, *, width: float = 2.9, height: float = 2.5) -> tuple[Figure, np.ndarray]:
     """A grid of axes; sizes are inches a panel."""
     figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        # A power of ten above the axis of y lies over its labels, not over the title.
+        ax.yaxis.get_offset_text().set_horizontalalignment("right")
+    return figure, axes
 
 
 def colours(widths: list[float]) -> dict[float, Any]:

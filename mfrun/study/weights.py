@@ -2,9 +2,9 @@
 
 Two marginals of it are drawn: the norm |w| of a neuron's weights in the first layer, and its output weights beta in the
 last. On isotropic Gaussians the problem is the same in all directions, and the law of |w| is the radial part of rho_t.
-Those of a finite network are its neurons, each counted once; those of n = infinity are its particles, each with its
-weight p. In a panel every law of one setting is smoothed by one Gaussian kernel, so that no difference between two
-widths is the smoothing's.
+Those of a finite network are its neurons, each counted once; those of n = infinity, and of what stands for a width, are
+its particles and points, each with its weight p. In a panel every law of one setting is smoothed by one Gaussian
+kernel, so that no difference between two widths is the smoothing's.
 """
 
 from __future__ import annotations
@@ -154,16 +154,21 @@ def laws(curve: Curve, steps: list[int]) -> dict[str, list[Atoms]]:
 
 
 def _finite(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
-    """Every neuron counts once; the saved arrays say all."""
+    """Every neuron counts once, so that the saved arrays say all; what stands for many counts as they would."""
     laws: dict[str, list[Atoms]] = {name: [] for name in TITLES}
-    depth = int(run.config().depth)
+    cfg = run.config()
+    depth, p = int(cfg.depth), [np.ones(1), np.ones(1)]
+    if cfg.get("neurons"):
+        _, network, _ = restore(run, steps[0])
+        p = [network.probabilities(l).numpy() for l in (1, depth - 1)]
     for step in steps:
         found = run.load_state(say, step)
         if found is None:
             raise UserError(f"{run.path}: no whole state of step {step}")
         w, beta = _norms(found[0]["W1"]), found[0][f"W{depth}"].double().numpy()
-        laws["norm"].append(Atoms.pooled(w, np.ones(1)))
-        laws["beta"].append(Atoms.pooled(beta, np.ones(1)))
+        laws["norm"].append(Atoms.pooled(w, p[0]))
+        spatial = (1,) * (beta.ndim - 3)
+        laws["beta"].append(Atoms.pooled(np.moveaxis(beta, 2, -1), p[1].reshape(*p[1].shape[:-1], 1, *spatial, -1)))
     return laws
 
 
