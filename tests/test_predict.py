@@ -316,6 +316,16 @@ def test_compare_lays_networks_beside_it(tmp_path: Path, monkeypatch: pytest.Mon
     assert here("compare", "another", "--predict", "p") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("mfrun: --predict p: is of init.tau2=0.1, and these networks of init.tau2=0.5")
+    # Of several settings those that it is about are laid beside it; what stands for a width is a row of its own.
+    assert here("sweep", *words, "widths=[64]", "neurons=16", "replicates=2", "dir=stood") == 0
+    capsys.readouterr()
+    argv = ["compare", "p", "real", "another", "stood", "--out", "d", "--metrics", "population_loss", "--predict", "p"]
+    assert here(*argv) == 0
+    out, err = capsys.readouterr()
+    assert "left out: population_loss [tau2=0.5" in err
+    assert "horizon t of n = 64 by 16" in out or " 64 by 16 " in out
+    table = pd.read_csv("d/compare_predicted.csv")
+    assert table.groupby(["width", "neurons"], dropna=False).ngroups == 3
 
 
 @pytest.mark.parametrize(

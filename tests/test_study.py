@@ -13,9 +13,9 @@ from mfrun import cli
 from mfrun.dynamics.evaluate import grid
 from mfrun.runs.directory import RunDirectory
 from mfrun.shell import options
-from mfrun.study import bootstrap, compare, style
+from mfrun.study import bootstrap, compare, plot, style
 from mfrun.study.convergence import study
-from mfrun.study.curves import load
+from mfrun.study.curves import describe, load
 
 STEPS = 1000
 ALPHA = 0.01
@@ -406,3 +406,96 @@ def _refuse_overlaps(figure, axes, which: str) -> None:
     for i, a in enumerate(boxes):
         for b in boxes[:i]:
             assert not a.overlaps(b)
+
+
+# -- runs that differ in more than the width -------------------------------------------------------------------------
+
+
+def test_of_the_largest_width_real_networks_are_the_truth(tmp_path: Path) -> None:
+    """What stands for it is a row, and its own width no point of the rate."""
+    for n, neurons in ((50, None), (100, None), (400, 16), (400, None)):
+        write_run(tmp_path / f"{n}{neurons}", n, 3 / n if neurons is None else 0.5, neurons=neurons)
+    s = study(load([str(tmp_path)], latest=False)[0], "population_loss", 0.05, absolute=False)
+    assert s.reference == "400"
+    assert [(g.width, g.neurons) for g in s.gaps] == [(50, None), (100, None), (400, 16)]
+    # 3/50 - 3/400 and 3/100 - 3/400.
+    assert s.fit_one.rate == pytest.approx(math.log2((3 / 50 - 3 / 400) / (3 / 100 - 3 / 400)), abs=1e-6)
+
+
+def test_networks_meet_the_limit_at_the_same_samples(tmp_path: Path) -> None:
+    """Where runs repeat a network at other samples, all are taken at those that most widths have."""
+    for seed in (0, 1):
+        seeds = {"seed": {"init": 0, "eval": seed}}
+        write_run(tmp_path / f"n{seed}", 50, 0.06 + 0.1 * seed, **seeds)
+        write_run(tmp_path / f"inf{seed}", math.inf, 0.1 * seed, bar=1e-4, **seeds)
+    write_run(tmp_path / "n", 100, 0.13, seed={"init": 0, "eval": 1})
+    s = study(load([str(tmp_path)], latest=False)[0], "population_loss", 0.05, absolute=False)
+    assert [g.of_one().iloc[-1] for g in s.gaps] == pytest.approx([0.06, 0.03])
+    assert s.unlike == {}
+
+
+def test_a_metric_of_some_runs_is_found_whatever_their_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, init, further in (("a", 0, []), ("b", 1, ["types_1"])):
+        write_run(tmp_path / name / "50", 50, 0.06, seed={"init": init})
+        file = tmp_path / name / "50" / "metrics.csv"
+        frame = pd.read_csv(file)
+        frame.assign(**dict.fromkeys(further, 2.0)).to_csv(file, index=False)
+    for names in ("ab", "ba"):
+        curves, _ = load([str(tmp_path / name) for name in names], latest=False)
+        assert "types_1" in curves[0].metrics()
+        assert curves[0].table("types_1").shape[1] == 1
+    write_run(tmp_path / "100", 100, 0.03)
+    assert cli.run(["compare", str(tmp_path), "--metrics", "types_1,population_loss"]) == 0
+    assert "a comparison needs at least two widths" in capsys.readouterr().err
+
+
+def test_what_has_diverged_has_no_error(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The class of NaN is a class: without a loss no other metric of a row means anything, which is said."""
+    folder = sweep / "width=50"
+    file = folder / "metrics.csv"
+    frame = pd.read_csv(file)
+    frame.loc[(frame["step"] >= 100) & (frame["replicate"] == 1), ["population_loss", "population_error"]] = [np.nan, 1]
+    frame.to_csv(file, index=False)
+    RunDirectory(folder).write_status("diverged", step=STEPS, steps=STEPS)
+    curves, _ = load([str(sweep)], latest=False)
+    s = study(curves, "population_error", 0.05, absolute=False)
+    assert s.gaps[0].differences.index[-1] == 79
+    assert s.gaps[0].of_one().to_numpy() == pytest.approx(3 / 50)
+    assert cli.run(["compare", str(sweep)]) == 0
+    assert "! n = 50 diverged; what is compared ends at step 79" in capsys.readouterr().out
+    assert cli.run(["report", str(sweep)]) == 0
+    assert "before runs diverged" in (sweep / "report.html").read_text()
+
+
+def test_before_the_first_evaluation_there_is_no_gap(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["compare", str(sweep), "--metrics", "population_loss", "--times", "0.001,1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = next(i for i, line in enumerate(lines) if "t=0.001" in line)
+    assert lines[heads + 1].split()[-2:] == ["-", "0.06"]
+
+
+def test_widths_as_they_may_be_written(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is a number, whatever it looks like; one that is not here is named."""
+    write_run(sweep / "many", 10**12, 0.0, neurons=16)
+    args = options.plot().parse_args([str(sweep), "--widths", "50, 1000000000000,inf", "--metrics", "population_loss"])
+    assert len(plot.draw(args)[0].axes[0].lines) == 3
+    assert cli.run(["plot", str(sweep), "--widths", "50,77"]) == 2
+    assert "--widths 77: no such width here; there are 50, 100, 200, 400, 1e12, inf" in capsys.readouterr().err
+
+
+def test_settings_by_names_that_are_not_the_networks_own(tmp_path: Path) -> None:
+    """A teacher's width is no network's; and no line of the legend is without words."""
+    for first in (32, 64):
+        write_run(tmp_path / f"inf{first}", math.inf, 0.0, bar=1e-3, particles={"first": first})
+    write_run(tmp_path / "50", 50, 0.06)
+    curves, _ = load([str(tmp_path)], latest=False)
+    assert {describe(c.setting) for c in curves} == {"", "particles.first=32", "particles.first=64"}
+    assert describe({"dataset.width": 4, "init.tau2": 0.5, "dataset.name": "teacher"}) == (
+        "dataset.width=4, tau2=0.5, dataset=teacher"
+    )
+    figure, _ = plot.draw(options.plot().parse_args([str(tmp_path)]))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert all(label.strip() for label in labels)
+    assert "particles.first=32\n($n = \\infty$: dashed)" in labels

@@ -173,13 +173,15 @@ def measure(
 
 
 def _limit(curve: Curve, step: int, problems: Problems) -> dict[str, Estimate]:
-    """The metrics of n = infinity at a step; those that are no numbers any more are left out."""
+    """The metrics of n = infinity at a step; none of a limit that has diverged."""
     experiment, network, _ = restore(curve.sources[0].run, step, problems)
     columns = experiment.over_sets(experiment.evaluator()(network))
+    if not all(math.isfinite(values[0]) for name, values in columns.items() if name.endswith("_loss")):
+        return {}
     return {
         name: Estimate(values[0], columns[f"{name}_bar"][0] / 2)
         for name, values in columns.items()
-        if f"{name}_bar" in columns and math.isfinite(values[0])
+        if f"{name}_bar" in columns
     }
 
 
@@ -198,7 +200,8 @@ def _outputs(curve: Curve, step: int, problems: Problems) -> tuple[dict[str, Cal
         parts.append(network.outputs(x for x, _ in samples)[new])
     # All runs are evaluated at the same samples.
     y, outputs = torch.cat([y for _, y in samples], -1), torch.cat(parts)
-    outputs = outputs[outputs.isfinite().all(-1).all(-1)]
+    lost = [not bool(evaluator.values(y, one[None])["loss"].isfinite().all()) for one in outputs]
+    outputs = outputs[~torch.tensor(lost)]
 
     def of(name: str) -> Callable[[Tensor], float]:
         return lambda yhat: float(evaluator.values(y, yhat[None])[name].mean(dtype=torch.float64))

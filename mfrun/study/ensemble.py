@@ -98,7 +98,8 @@ def text(s: Study) -> str:
     """The table for the terminal."""
     where = f" [{describe(s.setting)}]" if s.setting else ""
     sizes = sorted({k for e in s.ensembles for k in e.of})
-    what = "(no width=inf on these data here)" if s.limit is None else f"as gaps to the limit's {s.limit.value:.4g}"
+    there = "(no width=inf on these data here, or it diverged)"
+    what = there if s.limit is None else f"as gaps to the limit's {s.limit.value:.4g}"
     wide = max(6, *(len(stood_label(e.width, e.neurons)) for e in s.ensembles))
     lines = [
         f"\n{s.metric}{where} at step {s.step}, of averages of k networks' outputs, {what}",
@@ -117,8 +118,10 @@ def text(s: Study) -> str:
             share = f"  {100 * (1 - e.predicted[ALL] / e.predicted[1]):.0f} %" if e.predicted[1] else ""
             lines.append(f"{'predicted':>{wide + 6}}{told}{share}")
     if s.limit is not None and any(s.won(e) is None for e in s.ensembles):
-        why = "not above its error, or two networks do not show that"
-        lines.append(f"  ? the gap of one network is {why}: more networks, or more particles, would tell")
+        lines.append(
+            "  ? the gap of one network is not above its error, as far as that is known: more networks, or more "
+            "particles, would tell"
+        )
     for name, values in s.parts().items():
         law = _law(s, values)
         if law:

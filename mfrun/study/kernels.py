@@ -14,7 +14,7 @@ import pandas as pd
 
 from mfrun.config import stood_label
 from mfrun.study import widths
-from mfrun.study.curves import Curve, describe, is_limit
+from mfrun.study.curves import Curve, Source, describe, is_limit
 from mfrun.study.power_law import power_law
 
 NAMES = {"features": "E[a a']", "gradients": "E[D D']"}
@@ -39,7 +39,7 @@ class Comparison:
 def compare(curves: list[Curve], setting: dict[str, object]) -> Comparison | None:
     """Hold all widths to the limit, each network to the limit on its own data where there is one.
 
-    Networks that are evaluated at other samples than the limit are left out.
+    Networks whose kernels are not of the limit's inputs, or that have none, are left out.
 
     Returns:
         None where no limit, or no other width, has kernels of a common step.
@@ -48,10 +48,14 @@ def compare(curves: list[Curve], setting: dict[str, object]) -> Comparison | Non
     found = next((c for c in having if is_limit(c)), None)
     if found is None:
         return None
-    evaluated = found.sources[0].evaluated
+
+    def inputs(source: Source) -> tuple[int, int]:
+        return source.evaluated, int(source.run.config().evaluation.kernels)
+
+    chosen = next(inputs(s) for s in found.sources if s.run.kernel_steps())
 
     def alike(curve: Curve) -> Curve:
-        return replace(curve, sources=[s for s in curve.sources if s.evaluated == evaluated])
+        return replace(curve, sources=[s for s in curve.sources if s.run.kernel_steps() and inputs(s) == chosen])
 
     limit, finite = alike(found), [one for c in having if not is_limit(c) and (one := alike(c)).sources]
     common = set.intersection(*(set(s.run.kernel_steps()) for c in (limit, *finite) for s in c.sources))

@@ -169,13 +169,17 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
         row[0].set_ylabel(name)
     figure.align_ylabels(axes[:, 0])
     every = [curve for curves in facets.values() for curve in curves]
-    for metric, column in zip(metrics, axes.T, strict=True):
+    for metric, whole in zip(metrics, axes.T, strict=True):
+        # Networks of one row may lack a layer that those of another have.
+        column = [ax for ax in whole if ax.has_data()]
+        for ax in set(whole) - set(column):
+            ax.set_visible(False)
         if metric in ylim:
             for ax in column:
                 ax.set_ylim(*_limits("--ylim", ylim[metric]))
         else:
             _follow_what_is_finite(column, every, metric)
-        for ax, curves in zip(column, facets.values(), strict=True):
+        for ax, curves in zip(whole, facets.values(), strict=True):
             for curve in curves:
                 if curve.diverged() and metric in curve.metrics():
                     _mark_the_end(ax, curve, metric, args)
