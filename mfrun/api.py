@@ -24,6 +24,7 @@ from mfrun.files import plain
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
 from mfrun.runs.progress import WRITES_TO
 from mfrun.shell import commandline, options
+from mfrun.shell.hydra import PRINTING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +172,7 @@ class Run:
         from mfrun.problems.problem import CHUNK
 
         experiment, network = self._restored(step)
-        inputs = experiment.problem.inputs(torch.as_tensor(np.asarray(x)))
+        inputs = experiment.problem.inputs(_samples(x))
         every = network.outputs(torch.split(inputs, CHUNK)).movedim(-1, -2).double()
         mean, bar = of_sets(every, experiment.sets, experiment.blueprint.union)
         return Prediction(mean.cpu().numpy(), None if bar is None else bar.cpu().numpy())
@@ -187,10 +188,8 @@ class Run:
         Raises:
             UserError: no such layer or state, or inputs that are no samples of this data set.
         """
-        import torch
-
         experiment, network = self._with_layer(layer, step)
-        return _hidden(network, experiment.problem.inputs(torch.as_tensor(np.asarray(x))), layer)
+        return _hidden(network, experiment.problem.inputs(_samples(x)), layer)
 
     def features(self, layer: int, step: int | None = None, replicate: int = 0) -> dict[str, Any]:
         """Its data set as a hidden layer sees it: what ``numpy.savez`` writes for ``dataset=arrays``.
@@ -249,7 +248,7 @@ class Run:
         experiment, network = self._restored(step)
         network = network.parts[0]
         layers = len(network.widths)
-        if not 1 <= layer <= layers:
+        if not isinstance(layer, (int, np.integer)) or not 1 <= layer <= layers:
             raise UserError(f"layer={layer}: the hidden layers are 1 to {layers}")
         return experiment, network
 
@@ -363,7 +362,7 @@ def train(overrides: Sequence[str]) -> Run:
     """
     from mfrun.sweeps import launch
 
-    trained = launch.train_run(*commandline.split(_words(overrides)))
+    trained = launch.train_run(*commandline.split(launch.with_latest(_words(overrides), "train")))
     return Run(trained.folder.path, trained.experiment)
 
 
@@ -424,10 +423,33 @@ def compare(what: Run | Sweep | str | Path | Sequence[str | Path], **chosen: Any
 
 
 def _words(overrides: Sequence[str]) -> list[str]:
-    """Raises UserError where one text is given in the place of a list of them."""
-    if isinstance(overrides, str):
+    """Raises UserError where it is no list of words that train something."""
+    listed = isinstance(overrides, Sequence) and not isinstance(overrides, str)
+    if not listed or not all(isinstance(word, str) for word in overrides):
         raise UserError(f"{overrides!r}: takes a list of words, as in ['dataset=mnist', 'depth=4']")
+    for word in overrides:
+        if word.split("=")[0] in ("--help", "-h", "--dry-run", *PRINTING):
+            raise UserError(f"{word}: is for the command line; from Python it trains nothing")
     return list(overrides)
+
+
+def _samples(x: Any) -> torch.Tensor:
+    """Inputs of a user's own as an array of samples.
+
+    Raises:
+        UserError: they are none.
+    """
+    import torch
+
+    try:
+        given = x.detach() if isinstance(x, torch.Tensor) else np.asarray(x)
+        found = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"inputs: an array of samples, not {type(x).__name__} ({why})") from error
+    if found.dim() == 0 or not len(found):
+        raise UserError(f"inputs of shape {tuple(found.shape)}: hold no sample")
+    return found
 
 
 def _hidden(network: Network, inputs: torch.Tensor, layer: int) -> Hidden:

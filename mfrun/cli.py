@@ -81,7 +81,7 @@ def run(argv: list[str]) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"mfrun: {argv[0]}: unknown command; one of {', '.join(VISIBLE)}{hint}", file=sys.stderr)
         return 2
-    from mfrun.errors import Interrupted, UserError
+    from mfrun.errors import Interrupted, UserError, of_the_system
 
     try:
         return command(argv[1:])
@@ -95,8 +95,13 @@ def run(argv: list[str]) -> int:
         return 128 + error.signal_number
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
+    except OSError as error:
         if debug or isinstance(error, BrokenPipeError):
+            raise
+        print(f"mfrun: {of_the_system(error)} (--debug shows where)", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if debug:
             raise
         print(f"mfrun: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         return 1

@@ -95,6 +95,8 @@ class Config:
 
 # The largest width, of which a draw of the neurons' types is exact.
 WIDEST = 10**18
+# Keys that say where the data lie, not what they are.
+PLACES = ("dataset.root", "dataset.path", "dataset.source.root", "dataset.source.path")
 # Keys that say how a run is carried out, not what it computes: these may differ when it is resumed.
 EXECUTION = (
     "widths",

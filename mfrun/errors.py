@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(Exception):
     """Something outside the program is wrong (a path, a file, a key): told in one line, exit code 2."""
@@ -19,6 +21,14 @@ class ConfigError(UserError):
     def __init__(self, key: str, value: object, allowed: str) -> None:
         self.key, self.value, self.allowed = key, value, allowed
         super().__init__(f"{key}={value}: {allowed}")
+
+
+def of_the_system(error: OSError) -> str:
+    """What the system says of a file, and what a full disk asks for, in one line."""
+    said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        said += "; what was saved before is whole, and resume=true goes on from it once there is room"
+    return said
 
 
 class Interrupted(KeyboardInterrupt):

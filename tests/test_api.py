@@ -141,6 +141,14 @@ def test_inputs_are_those_of_the_data_set() -> None:
         (lambda s: mfrun.train(["width=0"]), "width=0"),
         (lambda s: mfrun.sweep(["widths=[3]", "alpha=-1"]), "alpha=-1.0: a learning rate is a finite number > 0"),
         (lambda s: mfrun.sweep(["widht=3"]), "widht=3: unknown key"),
+        (lambda s: mfrun.train(["--help"]), "--help: is for the command line"),
+        (lambda s: mfrun.train(["--cfg", "job"]), "--cfg: is for the command line"),
+        (lambda s: mfrun.sweep(["--dry-run"]), "--dry-run: is for the command line"),
+        (lambda s: mfrun.train([3]), "takes a list of words"),
+        (lambda s: mfrun.train(["--latest"]), "--latest: goes on with the newest one"),
+        (lambda s: s[0].predict(np.zeros((0, 3))), r"inputs of shape \(0, 3\): hold no sample"),
+        (lambda s: s[0].predict("abc"), "inputs: an array of samples, not str"),
+        (lambda s: s[0].hidden(np.zeros((4, 3)), 1.5), "layer=1.5: the hidden layers are 1 to 2"),
     ],
 )
 def test_bad_input_is_one_line(sweep: mfrun.Sweep, what: object, message: str) -> None:
@@ -262,3 +270,28 @@ def test_options_that_may_be_repeated_take_lists() -> None:
     limits = [ax.get_ylim() for ax in mfrun.plot("s", ylim=["population_loss=0,7", "population_error=0,0.5"]).axes]
     assert limits == [(0, 7), (0, 0.5)]
     assert {ax.get_ylim() for ax in mfrun.plot("s", ylim=(0, 3)).axes} == {(0, 3)}
+
+
+def test_inputs_are_what_the_data_are() -> None:
+    """Pixels where these are pixels, floats where they are floats, and images with their axes in order."""
+    rng = np.random.default_rng(0)
+    arrays = {f"y_{s}": np.arange(8) % 2 for s in ("train", "test")}
+    pixels = {f"x_{s}": rng.integers(0, 256, (8, 4, 5, 3), dtype=np.uint8) for s in ("train", "test")}
+    np.savez("p.npz", **arrays, **pixels)
+    np.savez("f.npz", **arrays, **{name: x.astype(float) for name, x in pixels.items()})
+    x = pixels["x_test"]
+    words = [w for w in ARRAYS if not w.startswith("dataset.path")]
+    for name in "pf":
+        assert here("train", *words, f"dataset.path={name}.npz", "steps=2", f"dir={name}") == 0
+    p, f = mfrun.load("p"), mfrun.load("f")
+    assert isinstance(p, mfrun.Run)
+    assert isinstance(f, mfrun.Run)
+    np.testing.assert_allclose(p.predict(x).yhat, p.predict(x / 127.5 - 1).yhat, rtol=1e-5)
+    np.testing.assert_array_equal(p.predict(x).yhat, p.predict(x.reshape(8, -1)).yhat)
+    for run, wrong, message in (
+        (p, x.astype(float), "these data are pixels, uint8, or floats scaled to -1..1 already"),
+        (f, x, "these data are floats, and nothing scales them"),
+        (p, np.moveaxis(x, 3, 1), r"images are \(samples, H, W, C\), here \(4, 5, 3\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run.predict(wrong)

@@ -23,7 +23,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import TINY, curves, here, start, status, steps_logged, wait_until
+from commands import ARRAYS, TINY, curves, here, start, status, steps_logged, wait_until
+from formats import write_arrays
 
 from mfrun.errors import UserError
 from mfrun.runs.directory import RunDirectory
@@ -247,6 +248,56 @@ def test_a_process_that_has_got_the_number_of_a_dead_one(straight: Path) -> None
     said = json.loads(Path("r/status.json").read_text())
     Path("r/status.json").write_text(json.dumps(said | {"began": "another boot/1"}))
     assert run.status()["state"] == "killed"
+
+
+def test_a_dead_process_whose_parent_has_not_asked_for_it() -> None:
+    """It still has its number, and trains nothing."""
+    process = start("train", *TINY, "steps=10000000", "dir=r")
+    wait_until(lambda: steps_logged("r") > 1, process)
+    process.kill()
+    # Nothing has waited for it yet.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert RunDirectory("r").status()["state"] == "killed"
+    process.wait()
+
+
+def test_data_that_have_moved_are_the_same_data() -> None:
+    """Where they lie may change, what they are may not."""
+    write_arrays(Path("a.npz"))
+    write_arrays(Path("b.npz"), seed=1)
+    assert here("train", *ARRAYS, "steps=40", "dir=straight") == 0
+    for name in ("moved", "other"):
+        assert here("train", *ARRAYS, "steps=40", "budget=0.5", f"dir={name}") == 0
+    Path("elsewhere").mkdir()
+    shutil.move("a.npz", "elsewhere/c.npz")
+    assert here("train", "dir=moved", "resume=true", "budget=1") == 2
+    assert here("train", "dir=moved", "resume=true", "budget=1", "dataset.path=elsewhere/c.npz") == 0
+    assert curves("moved") == curves("straight")
+    assert RunDirectory("moved").config().dataset.path == "elsewhere/c.npz"
+    assert here("train", "dir=other", "resume=true", "budget=1", "dataset.path=b.npz") == 2
+    assert here("train", "dir=other", "resume=true", "budget=1", "dataset.path=elsewhere/c.npz") == 0
+    assert curves("other") == curves("straight")
+
+
+def test_a_folder_that_looks_like_a_number() -> None:
+    Path("1e5").mkdir()
+    write_arrays(Path("1e5/a.npz"))
+    words = [w for w in ARRAYS if not w.startswith("dataset.path")]
+    assert here("train", *words, "steps=2", f"dataset.path={Path.cwd()}/1e5/a.npz", "dir=r") == 0
+
+
+def test_metrics_and_kernels_of_other_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that names the file."""
+    assert here("train", *TINY, "steps=10", "evaluation.kernels=4", "dir=r") == 0
+    run = RunDirectory("r")
+    for bad in (b"", (Path("r") / "kernels-00000010.npz").read_bytes()[:40]):
+        Path("r/kernels-00000010.npz").write_bytes(bad)
+        with pytest.raises(UserError, match=r"kernels-00000010\.npz: damaged"):
+            run.kernels(10)
+    Path("r/metrics.csv").write_bytes(b"\x97\xff" * 50)
+    capsys.readouterr()
+    assert here("train", "dir=r", "resume=true", "steps=20") == 2
+    assert "r/metrics.csv: not a metrics file of mfrun" in capsys.readouterr().err
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

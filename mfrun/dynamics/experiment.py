@@ -246,6 +246,10 @@ def _blueprint(cfg: Config) -> Blueprint:
         if name != default:
             raise ConfigError(key, name, f"needs scaling=mean_field, not {scaling}")
     if blueprint.scaling.zero_mean and not blueprint.init.zero_mean:
+        if cfg.init.get("mu2") == 0:
+            raise ConfigError(
+                "init", cfg.init["name"], f"its weights have means; with scaling={scaling} they have none"
+            )
         why = f"must be 0 with scaling={scaling}, where sums of n such weights grow"
         raise ConfigError("init.mu2", cfg.init.get("mu2"), why)
     return blueprint
@@ -378,7 +382,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError("device", name, f"not available ({str(error).splitlines()[0][:80]})") from error
     return device

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import signal
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 
 from mfrun import __version__
-from mfrun.config import BEFORE, EXECUTION, Config, flatten, stood_label
+from mfrun.config import BEFORE, EXECUTION, PLACES, Config, flatten, stood_label
 from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment
 from mfrun.dynamics.kernels import Measured, at_infinity
@@ -47,8 +50,9 @@ def train(
     begun = run.exists()
     if begun and not cfg.resume:
         raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
+    moved = dict[str, Any]()
     if begun:
-        refuse_changes(run, content, growing=not experiment.schedule.needs_end)
+        moved = refuse_changes(run, content, growing=not experiment.schedule.needs_end)
         if run.done() and run.status().get("steps") == cfg.steps:
             return run.status()
     run.path.mkdir(parents=True, exist_ok=True)
@@ -56,23 +60,34 @@ def train(
     try:
         if run.exists() and not begun:  # Another process has begun it since, and ended it, or it would have the lock.
             raise UserError(f"dir={run.path}: another process has just begun a run in this folder")
-        run.create(content, experiment.problem.classes)
+        if not moved:  # Whether the data at their new place are the same has to be seen first.
+            run.create(content, experiment.problem.classes)
         if label is None:
             say(f"{WRITES_TO}{run.path}")
-        return _trained(experiment, run, label or f"n={stood_label(cfg.width, cfg.neurons)}")
+        return _trained(experiment, run, label or f"n={stood_label(cfg.width, cfg.neurons)}", content, moved)
     finally:
         run.unlock()
 
 
-def _trained(experiment: Experiment, run: RunDirectory, label: str) -> dict[str, Any]:
+def _trained(
+    experiment: Experiment, run: RunDirectory, label: str, content: dict[str, Any], moved: dict[str, Any]
+) -> dict[str, Any]:
     """Train in a folder that is this process's own, and say there where that fails."""
     try:
-        return _Loop(experiment, run, label).go()
+        loop = _Loop(experiment, run, label)
+        if moved:
+            loop.refuse_other_data(moved)
+            run.create(content, experiment.problem.classes)
+        return loop.go()
     except Interrupted:
         raise
+    except KeyboardInterrupt as error:  # Ctrl-C before the first step, or behind the last.
+        run.write_status("interrupted", **{k: v for k, v in run.status().items() if k in ("step", "steps")})
+        raise Interrupted(signal.SIGINT) from error
     except BaseException as error:
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        run.write_status("failed", error=said[:500])
+        with suppress(OSError):  # The disk may be full.
+            run.write_status("failed", error=said[:500])
         run.log(f"failed: {said}")
         raise
 
@@ -226,6 +241,25 @@ class _Loop:
         kept = rows[rows["step"].isin(self.evaluated)]
         return [{str(column): value for column, value in row.items()} for row in kept.to_dict("records")]
 
+    def refuse_other_data(self, moved: dict[str, Any]) -> None:
+        """Hold the data at their new place to what the run has measured on them at the old one.
+
+        Args:
+            moved: the keys that name the place, with their values now.
+
+        Raises:
+            ConfigError: they are others.
+        """
+        step = self.step if self.step in self.evaluated else 0
+        before = self.run.metrics()
+        before = before[before["step"] == step]
+        network = self.network if step == self.step else self.experiment.network()
+        now = self.experiment.over_sets(self.evaluator(network))
+        for name in (column for column in now if column in before):
+            if not np.allclose(now[name], before[name], rtol=1e-3, atol=1e-6, equal_nan=True):
+                was = f"{name} at step {step} is {now[name][0]:.6g} on them and was {float(before[name].iloc[0]):.6g}"
+                raise ConfigError(*next(iter(moved.items())), f"not the data that the run was started on: {was}")
+
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
 
@@ -244,8 +278,15 @@ class _Loop:
         }
 
 
-def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) -> None:
-    """Raises ConfigError where a resumed run would not be the run that was started; ``steps`` may grow."""
+def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) -> dict[str, Any]:
+    """Hold the keys of a resumed run to those that it was started with; ``steps`` may grow, and the data have moved.
+
+    Returns:
+        The keys by which the data have, with their values now.
+
+    Raises:
+        ConfigError: it would not be the run that was started.
+    """
     from omegaconf import OmegaConf
 
     saved = OmegaConf.to_container(run.config())
@@ -256,8 +297,9 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
     now = flatten(content)
     defaults = {k: v for k, v in (flatten({str(k): v for k, v in older.items()}) | BEFORE).items() if k in now}
     before = defaults | flatten({str(k): v for k, v in saved.items()})
+    moved = {key: now[key] for key in PLACES if key in now and before.get(key) != now[key]}
     for key in [*now, *(k for k in before if k not in now)]:
-        if key.split(".")[0] in EXECUTION or before.get(key) == now.get(key):
+        if key in moved or key.split(".")[0] in EXECUTION or before.get(key) == now.get(key):
             continue
         if key == "steps" and growing and now[key] > before[key]:
             continue
@@ -265,3 +307,4 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
         if key == "steps" and not growing:
             why = f"{run.path} was started with steps={before.get(key)}, and its schedule depends on them"
         raise ConfigError(key, now.get(key), why)
+    return moved

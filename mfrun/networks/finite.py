@@ -26,10 +26,11 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
     init, neuron, seed, n = blueprint.init, blueprint.neuron, blueprint.seed, int(blueprint.width)
     f, S, L = blueprint.scaling.factors(widths), blueprint.replicates, layers.L
     neurons, below = [*widths, layers.n_out], [layers.inputs, *widths]
-    streams = [[generator("initial weights", seed, n, r, l) for l in range(L + 1)] for r in range(S)]
-    labels: list[list[Tensor | None]] = [[None] * L for _ in range(S)]
     # There shapes are all that is asked for.
     meta = blueprint.device.type == "meta"
+    each = range(0 if meta else S)
+    streams = [[generator("initial weights", seed, n, r, l) for l in range(L + 1)] for r in each]
+    labels: list[list[Tensor | None]] = [[None] * L for _ in each]
 
     def tied(name: str, l: int, r: int) -> Tensor | None:
         """Coordinates (n_{l+1}, number) of replicate r that the labels decide."""

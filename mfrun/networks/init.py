@@ -196,7 +196,10 @@ class IID(InitialLaw):
         for key in ("mu2", "mu3"):
             if not math.isfinite(getattr(self, key)):
                 raise ConfigError(key, getattr(self, key), "must be a finite number")
-        self.entries = find("law", self.law, "law")()
+        try:
+            self.entries = find("law", self.law, "law")()
+        except TypeError as error:
+            raise ConfigError("law", self.law, f"no law: it cannot be called without arguments ({error})") from error
         self.zero_mean = self.mu2 == 0
 
     def coordinates(self, l: int, layers: Layers, neuron: Neuron) -> dict[str, int]:

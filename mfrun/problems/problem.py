@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -88,9 +88,16 @@ class Problem(ABC):
         size = x.shape[1:].numel()
         if x.dim() < 2 or size != self.d:
             raise UserError(f"inputs of shape {tuple(x.shape)}: these networks take (samples, {self.d})")
+        if self.image is not None and x.dim() > 2 and _sides(x.shape[1:]) != _sides(self.image):
+            raise UserError(f"inputs of shape {tuple(x.shape)}: images are (samples, H, W, C), here {self.image}")
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise UserError(f"inputs of type {x.dtype}: pixels are uint8, anything else is floats")
         return scaled(x.flatten(1).to(self.device), self.dtype)
+
+
+def _sides(shape: Sequence[int]) -> list[int]:
+    """The axes of an image that are more than one number long."""
+    return [side for side in shape if side > 1]
 
 
 def refuse_unless_sound(problem: Problem, name: str) -> None:
@@ -212,6 +219,7 @@ class FiniteProblem(Problem):
     ) -> None:
         self.task, self.n_out, self.dtype, self.device, self.image = task, n_out, dtype, device, image
         self.data, self._standard = {}, None
+        self._pixels = data["train"][0].dtype == torch.uint8
         if standardize:
             train = scaled(data["train"][0], torch.float64)
             deviation = train.std(0, correction=0)
@@ -229,7 +237,14 @@ class FiniteProblem(Problem):
         return (x - mean) / deviation
 
     def inputs(self, x: Tensor) -> Tensor:
-        return self._standardized(super().inputs(x))
+        found = super().inputs(x)
+        if self._pixels and x.dtype != torch.uint8 and bool((found.abs() > 1).any()):
+            raise UserError(
+                f"inputs of type {x.dtype}: these data are pixels, uint8, or floats scaled to -1..1 already"
+            )
+        if not self._pixels and x.dtype == torch.uint8:
+            raise UserError(f"inputs of type {x.dtype}: these data are floats, and nothing scales them")
+        return self._standardized(found)
 
     def gather(self, index: Tensor, split: str = "train") -> Batch:
         """The samples of the given indices: pixels 0..255 become -1..1, labels become columns."""

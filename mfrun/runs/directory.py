@@ -27,6 +27,7 @@ import os
 import re
 import socket
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -135,7 +136,10 @@ class RunDirectory:
         file = self.path / METRICS
         if not file.exists():
             return
-        lines = file.read_text().splitlines(keepends=True)
+        try:
+            lines = file.read_text().splitlines(keepends=True)
+        except ValueError as error:
+            raise UserError(f"{file}: not a metrics file of mfrun; without it, the run goes on") from error
         whole = [line for line in lines if line.endswith("\n")]
         kept = whole[:1] + [line for line in whole[1:] if _step_of(line) in wanted]
         if not wanted or not whole:
@@ -188,7 +192,7 @@ class RunDirectory:
         try:
             with np.load(self.path / _kernels(step), allow_pickle=False) as file:
                 return dict(file)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             saved = self.kernel_steps()
             if step in saved:
                 raise UserError(f"{self.path / _kernels(step)}: damaged ({error})") from error
@@ -440,14 +444,18 @@ def _alive(pid: int, began: str | None) -> bool:
         return False
     except PermissionError:
         pass
-    return began is None or _began(pid) in (began, None)
+    now = _began(pid)
+    return now != "ended" and (began is None or now in (began, None))
 
 
 def _began(pid: int) -> str | None:
     """When a process has begun, told apart from any other time this or another machine was on; None for unknown."""
     try:
         # The name of a process, which stands in parentheses, may hold anything.
-        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = facts[18]
+        if state == "Z":  # It is dead, and its parent has not asked for it yet.
+            return "ended"
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{ticks}"
     except (OSError, IndexError):
         return None

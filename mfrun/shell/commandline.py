@@ -21,8 +21,8 @@ from mfrun.registry import reason
 # Hydra's flags that a value follows.
 _VALUED = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 
-# A number with an exponent that stands by itself.
-_EXPONENT = re.compile(r"(?<![\w.+-])\d+(?:\.\d*)?[eE]\+?\d+(?![\w.])")
+# A number with an exponent that stands by itself, and is no folder of a path.
+_EXPONENT = re.compile(r"(?<![\w./+-])\d+(?:\.\d*)?[eE]\+?\d+(?![\w./])")
 # The keys that are no group's.
 KEYS = {f.name for f in dataclasses.fields(config.Config)}
 
@@ -122,7 +122,10 @@ def each(o: Override) -> list[str]:
         return [line(o)]
     if o.value_type is ValueType.GLOB_CHOICE_SWEEP or not o.is_discrete_sweep():
         raise UserError(f"{line(o)}: give the values, KEY=A,B,... or KEY=range(FIRST,END,STEP)")
-    return [f"{line(o).split('=')[0]}={value}" for value in o.sweep_string_iterator()]
+    values = [f"{line(o).split('=')[0]}={value}" for value in o.sweep_string_iterator()]
+    if not values:
+        raise UserError(f"{line(o)}: holds no value")
+    return values
 
 
 def first(overrides: list[str]) -> list[str]:

@@ -126,10 +126,10 @@ def keys(whole: DictConfig, complete: bool = True) -> DictConfig:
     node = copy.deepcopy(whole)
     with open_dict(node):
         del node["hydra"]
-    missing = sorted(OmegaConf.missing_keys(node))
-    if missing and complete:
-        raise ConfigError(missing[0], "(missing)", "has no default and must be given")
     try:
+        missing = sorted(OmegaConf.missing_keys(node))
+        if missing and complete:
+            raise ConfigError(missing[0], "(missing)", "has no default and must be given")
         OmegaConf.resolve(node)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error.full_key or "config"), "?", reason(error)) from error
@@ -172,9 +172,17 @@ def _source(flags: list[str]) -> tuple[str, list[str]]:
 
 
 def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
-    """Refuse options that a group has not; Hydra passes over them in silence where the group is optional."""
+    """Refuse options that a group has not; Hydra passes over them in silence where the group is optional.
+
+    Of several options it would take the last one's keys, whatever the others are; loggers are there side by side.
+    """
     for o in commandline.parse(overrides):
+        if o.is_delete():
+            continue
         options, value = _options(o.key_or_group, name, tuple(extra)), o.value()
+        if options and not isinstance(value, str) and not (o.key_or_group == "logger" and isinstance(value, list)):
+            said = commandline.line(o).partition("=")[2]
+            raise ConfigError(o.key_or_group, said, f"one of {', '.join(options)}; mfrun sweep takes KEY=A,B")
         if options and isinstance(value, str) and value not in options:
             why = f"unknown; one of {', '.join(options)}{suggest(value, options)}"
             resumed = not extra and "resume=true" in overrides

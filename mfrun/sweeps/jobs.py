@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from mfrun import config
 from mfrun.dynamics.experiment import Experiment, Problems, assemble, resolve_device
 from mfrun.dynamics.train import refuse_changes, train
-from mfrun.errors import UserError
+from mfrun.errors import UserError, of_the_system
 from mfrun.runs.directory import RunDirectory
 from mfrun.runs.loggers import loggers
 from mfrun.runs.progress import Runs, say
@@ -126,6 +126,8 @@ def told(name: str, go: Callable[[], object]) -> bool:
         return True
     except UserError as error:
         say(f"mfrun: {name}: {error}")
+    except OSError as error:  # The disk is full, or gone; where in the code tells nobody anything.
+        say(f"mfrun: {name}: {of_the_system(error)}")
     except Exception as error:
         say(f"mfrun: {name}: {type(error).__name__}: {error}")
         traceback.print_exc(file=sys.stderr)

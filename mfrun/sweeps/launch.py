@@ -28,12 +28,15 @@ from mfrun.sweeps import resume
 if TYPE_CHECKING:
     from mfrun.sweeps.jobs import Run
 
+# Of a folder's name, in bytes, as file systems have it.
+LONGEST = 255
+
 
 def train(argv: list[str]) -> int:
     """Train one configuration."""
     if hydra.only_prints("train", argv):
         return 0
-    run = train_run(*commandline.split(_with_latest(argv, "train")))
+    run = train_run(*commandline.split(with_latest(argv, "train")))
 
     from mfrun.runs.status import table
 
@@ -86,7 +89,7 @@ def sweep(argv: list[str]) -> int:
     if hydra.only_prints("sweep", argv):
         return 0
     distrust(set())
-    words = _with_latest([word for word in argv if word != "--dry-run"], "sweep")
+    words = with_latest([word for word in argv if word != "--dry-run"], "sweep")
     flags, overrides = commandline.split(words)
     master = resume.asked(commandline.first(overrides), flags)
     if "--dry-run" in argv:
@@ -160,7 +163,7 @@ def _warn(runs: list[Run]) -> None:
     warn([run.experiment for run in runs])
 
 
-def _with_latest(argv: list[str], command: str) -> list[str]:
+def with_latest(argv: list[str], command: str) -> list[str]:
     """The words with ``dir=`` in the place of ``--latest``.
 
     Raises:
@@ -397,6 +400,10 @@ def _refuse_folders(top: Path, names: list[str], grown: bool) -> None:
     outside = next((n for n in names if not (top / n).resolve().is_relative_to(top.resolve())), None)
     if outside:
         raise UserError(f"{outside}: the values of a swept key name folders below {top}, and this one leads out of it")
+    long = next((part for n in names for part in Path(n).parts if len(part.encode()) > LONGEST), None)
+    if long:
+        why = f"the values of swept keys name a run's folder, and this name is longer than {LONGEST} bytes"
+        raise UserError(f"{long[:60]}...: {why}; a YAML file of your own gives them a short name")
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice:
         raise UserError(f"{twice}: given twice")

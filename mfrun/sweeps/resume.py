@@ -32,8 +32,11 @@ def words_of_run(run_dir: Path) -> list[str]:
     if (run_dir / SWEEP).is_file():
         raise UserError(f"dir={run_dir}: holds a sweep; mfrun sweep dir={run_dir} resume=true goes on with it")
     file = run_dir / ".hydra" / "overrides.yaml"
-    if not RunDirectory(run_dir).exists() or not file.is_file():
-        raise UserError(f"dir={run_dir}: no run to resume here")
+    if not RunDirectory(run_dir).exists():
+        held = " (its config.yaml is missing)" if file.is_file() else ""
+        raise UserError(f"dir={run_dir}: no run to resume here{held}")
+    if not file.is_file():
+        raise UserError(f"dir={run_dir}: the words that the run was started with are missing ({file})")
     try:
         saved = OmegaConf.load(file)
     except Exception as error:
