@@ -67,13 +67,16 @@ SETTINGS = {
 REAL, SIZES = (400, 800, 1600), (64, 128, 256)
 # More starts of one setting, ``more``: width, neurons of layer 1 where N = 128 stand for it, starts of a seed, seeds.
 MORE, OF, N_MORE = "more", "mnist4_tau01", 128
+# Ten classes in two dimensions, ``outputs``: n = 256 by N, with so many neurons in layer 1 and in the last hidden one.
+OUTPUTS, STARTS = "outputs", 200
+LAYERS = [(None, None, None), (64, 1024, None), (128, 1024, None), (64, 1024, 256), (64, 1024, 1024)]
 SEEDS = [(400, None, 12, (1,)), (800, None, 6, (1, 2, 3)), (800, 1024, 6, (0, 1, 2, 3))]
 
 
 def main() -> None:
     """Train what is missing, and print the tables of what is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    every = [*SETTINGS, MORE]
+    every = [*SETTINGS, MORE, OUTPUTS]
     parser.add_argument("settings", nargs="*", default=every, help=f"of {', '.join(every)}")
     parser.add_argument("--root", default="data", help="folder of MNIST")
     parser.add_argument("--out", default="outputs/stand_ins", type=Path)
@@ -83,6 +86,9 @@ def main() -> None:
     for name in args.settings:
         if name == MORE:
             more(args)
+            continue
+        if name == OUTPUTS:
+            outputs(args)
             continue
         setting = SETTINGS[name]
         # The first layer's size is the stand-ins' alone: real networks and the limit of one task are trained once.
@@ -117,6 +123,29 @@ def more(args: argparse.Namespace) -> None:
         print(
             f"{n:>8} {what:<24} {len(passed):>4}  {'  '.join(told)}  deviation of the passage {passed.std(ddof=1):.0f}"
         )
+
+
+def outputs(args: argparse.Namespace) -> None:
+    """The deviation over starts where it is the output weights' law, in ten dimensions, that needs points."""
+    folder, rng = args.out / OUTPUTS, np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    x = rng.standard_normal((20, 2)) + 0.3
+    y = np.concatenate([np.arange(10), rng.integers(0, 10, 10)])
+    np.savez(folder / "classes.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    keys = ["dataset=arrays", f"dataset.path={folder / 'classes.npz'}", "loss=cross_entropy", "batch=20", "threads=1"]
+    keys += ["sampling=epochs", "depth=3", "activation=tanh", "alpha=0.3", "init.mu2=0.8", "init.tau2=1", "steps=10"]
+    steps, real = [1, 3, 10], None
+    print(f"\n{OUTPUTS}: deviation of train_loss over {STARTS} starts, and its ratio to the real networks'")
+    for N, first, last in LAYERS:
+        name = "real" if N is None else f"N = {N}, first = {first}" + (f", last = {last}" if last else "")
+        run = folder / name.replace(" ", "")
+        words = [f"neurons={N}", f"stand_in.first={first}", f"stand_in.last={last or 'null'}"] if N else []
+        if not args.tables:
+            once(run, [*keys, "width=256", f"replicates={STARTS}", f"seed.init={int(N is not None)}", *words])
+        values = mfrun.Run(run).frame.pivot(index="step", columns="replicate", values="train_loss").loc[steps]
+        sd = values.std(axis=1)
+        real = sd if real is None else real
+        print(f"{name:<34}" + "".join(f"  k={k}: {sd[k]:.5f} ({sd[k] / real[k]:.2f})" for k in steps))
 
 
 def train(setting: Setting, folder: Path, args: argparse.Namespace, N: int | None = None) -> None:

@@ -157,6 +157,24 @@ def test_an_infinite_width_has_no_noise() -> None:
     assert float((network.W[1] - 1).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        (("depth=4", "stand_in.first=32", "stand_in.last=64"), [32, 16, 64]),
+        (("depth=4", "stand_in.last=64", "architecture.ratios=[1,1,0.5]"), [16, 16, 32]),
+        (("depth=2", "stand_in.first=32", "stand_in.last=64"), [64]),
+        (("depth=2", "stand_in.first=64", "stand_in.last=32"), [64]),
+        (("depth=4", "stand_in.first=32", "width=16"), [16, 16, 16]),
+    ],
+)
+def test_the_first_and_the_last_layer_may_hold_more(words: tuple[str, ...], sizes: list[int]) -> None:
+    """Whatever they stand for, their points' probabilities are those of all n neurons."""
+    network = experiment("width=1000", "neurons=16", *words).network()
+    assert network.widths == sizes
+    for l in range(1, len(sizes) + 1):
+        assert network.probabilities(l).sum(1).numpy() == pytest.approx(1.0)
+
+
 # --- What it does.
 
 
@@ -261,6 +279,8 @@ REFUSED = {
     "width=1000 neurons=6 stand_in.first=5": "stand_in.first=5: mirrored copies need an even number in each layer",
     "width=1000 neurons=1": "neurons=1: must be at least 2",
     "width=1000 neurons=6 stand_in.first=1": "stand_in.first=1: must be at least 2",
+    "width=1000 neurons=6 stand_in.last=1": "stand_in.last=1: must be at least 2",
+    "width=1000 neurons=6 stand_in.last=7": "stand_in.last=7: mirrored copies need an even number in each layer",
     "width=1000 neurons=6 scaling=ntk": "neurons=6: cannot stand for a larger width with scaling=ntk, but mean_field",
     "width=1000 neurons=6 operation=of_sum": "neurons=6: cannot stand for a larger width with operation=of_sum",
     "width=1000 neurons=6 stand_in.measure=x": "stand_in.measure=x: one of sampled, spread, drawn",

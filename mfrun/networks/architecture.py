@@ -40,17 +40,21 @@ class StandIn:
         measure: ``sampled``, well-spread types and a draw of how many real neurons are of each; ``spread``, without
             that draw; ``drawn``, i.i.d. types.
         first: neurons of layer 1 at ratio 1, which has to represent the law of w in d dimensions; None for N.
+        last: neurons of layer L at ratio 1, which has to represent that of the output weights; None for N.
     """
 
     mirrored: bool = True
     measure: str = "sampled"
     first: int | None = None
+    last: int | None = None
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
             raise ConfigError("measure", self.measure, f"one of {', '.join(MEASURES)}")
-        if self.first is not None and self.first < 2:
-            raise ConfigError("first", self.first, "must be at least 2, or null for as many as in the other layers")
+        for key in ("first", "last"):
+            count = getattr(self, key)
+            if count is not None and count < 2:
+                raise ConfigError(key, count, "must be at least 2, or null for as many as in the other layers")
 
 
 @dataclass
@@ -222,8 +226,14 @@ class Architecture(ABC):
 
     def held(self, blueprint: Blueprint) -> list[int]:
         """The neurons that the layers of a finite network hold: n_1 .. n_L, or N_1 .. N_L that stand for as many."""
-        sizes, first = self.widths(blueprint.size, blueprint.depth), blueprint.stand_in.first
-        return [self.widths(first, blueprint.depth)[0], *sizes[1:]] if blueprint.stood_for and first else sizes
+        sizes = self.widths(blueprint.size, blueprint.depth)
+        if blueprint.stood_for:
+            # Of the one hidden layer of two it is the larger number that is asked for.
+            asked = ((0, blueprint.stand_in.first), (-1, blueprint.stand_in.last))
+            for l, count in sorted((one for one in asked if one[1]), key=lambda one: one[1] or 0):
+                sizes = list(sizes)
+                sizes[l] = self.widths(count or 0, blueprint.depth)[l]
+        return sizes
 
     @abstractmethod
     def finite(self, blueprint: Blueprint) -> Network:
@@ -301,9 +311,10 @@ class Architecture(ABC):
         sizes = self.held(blueprint)
         if blueprint.copies == 2 and any(N % 2 for N in sizes):
             said = f"mirrored copies need an even number in each layer, not {', '.join(map(str, sizes))}"
-            first = blueprint.stand_in.first
-            if first is not None and first % 2:
-                raise ConfigError("stand_in.first", first, said)
+            for key in ("first", "last"):
+                count = getattr(blueprint.stand_in, key)
+                if count is not None and count % 2:
+                    raise ConfigError(f"stand_in.{key}", count, said)
             raise ConfigError("neurons", blueprint.neurons, said)
         widths = self.widths(int(blueprint.width), blueprint.depth)
         lumped = [n / N for n, N in zip(widths, sizes, strict=True)]
