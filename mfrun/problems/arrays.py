@@ -213,13 +213,14 @@ class Arrays:
         """Labels as numbers 0 .. C - 1, and what each stands for."""
         names = np.unique(raw["y_train"])
         if len(names) < 2:
-            self._refuse("y_train holds a single class")
+            self._refuse("y_train holds a single class" + self._whole * " in the part that is left to train on")
         y = {}
         for split in SPLITS:
             labels = raw[f"y_{split}"].reshape(-1)
             unseen = labels[~np.isin(labels, names)]
             if len(unseen):
-                self._refuse(f"y_{split} holds label {unseen[0]}, which y_train has not")
+                where = "the part that is left to train on" if self._whole else "y_train"
+                self._refuse(f"y_{split} holds label {unseen[0]}, which {where} has not")
             y[split] = torch.from_numpy(np.searchsorted(names, labels).astype(np.int64))
         return y, [int(v) if names.dtype.kind in "fiub" else str(v) for v in names]
 
