@@ -345,7 +345,7 @@ def test_a_sweep_and_what_reads_it() -> None:
         (["init.tau1=0"], "init.tau1=0.0: labels of layer 1 are projections of w"),
         (["init.noise=-1"], "init.noise=-1.0: a standard deviation is a finite number >= 0"),
         (["init.directions=no.npy"], "init.directions=no.npy: one of principal, random, or a file .npy"),
-        (["scaling=ntk", "init.mu2=0"], "init.mu2=0: must be 0 with scaling=ntk"),
+        (["scaling=ntk", "init.mu2=0"], "init=embedding: its weights have means; with scaling=ntk"),
     ],
 )
 def test_bad_input(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

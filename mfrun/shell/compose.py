@@ -180,7 +180,8 @@ def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
         if o.is_delete():
             continue
         options, value = _options(o.key_or_group, name, tuple(extra)), o.value()
-        if options and not isinstance(value, str) and not (o.key_or_group == "logger" and isinstance(value, list)):
+        taken = (str, dict, list) if o.key_or_group == "logger" else (str, dict)
+        if options and not isinstance(value, taken):
             said = commandline.line(o).partition("=")[2]
             raise ConfigError(o.key_or_group, said, f"one of {', '.join(options)}; mfrun sweep takes KEY=A,B")
         if options and isinstance(value, str) and value not in options:

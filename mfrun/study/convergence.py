@@ -185,9 +185,10 @@ def study(
     if len(having) < 2:
         few = "a comparison needs at least two widths with one setting" if having else "not logged with this setting"
         raise UserError(f"metric {metric}: {few}")
-    # Real networks come behind what stands for their width: of the largest width they are the truth.
-    curves = sorted(_at_equal_samples(having), key=lambda c: (c.width, c.neurons or math.inf))
-    *finite, largest = curves
+    curves = sorted(_at_equal_samples(having), key=lambda c: (c.width, c.neurons or 0))
+    # Of the largest width the truth is its real networks, or the most neurons that stand for it.
+    largest = max(curves, key=lambda c: (c.width, c.neurons or math.inf))
+    finite = [c for c in curves if c is not largest]
     reference = _Reference(largest, metric)
     gaps = []
     for curve in finite:
@@ -216,7 +217,7 @@ def study(
     error = largest.standard_error(metric)
     if error is not None:
         result.samples_error = float(error.reindex(common).max())
-    result.unlike = _unlike(curves)
+    result.unlike = _unlike([*finite, largest])
     result.diverged = [stood_label(c.width, c.neurons) for c in curves if c.diverged()]
     kept = widths.once((g.width, g.neurons) for g in gaps)
     once = [g for g in gaps if (g.width, g.neurons) in kept and g.width < largest.width]
