@@ -73,6 +73,10 @@ class Figure:
         """The last step of the shortest curve."""
         return min(int(c.times().index[-1]) for c in self.curves)
 
+    def told(self) -> tuple[bool, int]:
+        """How much there is to see: of one width nothing can be compared, however long it was trained."""
+        return len({c.width for c in self.curves}) > 1, self.step()
+
     def settings(self) -> list[tuple[str, list[Curve]]]:
         """The curves of each setting beside the width."""
         found: dict[str, list[Curve]] = {}
@@ -94,7 +98,7 @@ class Figure:
 
 
 def find(root: Path) -> dict[str, Figure]:
-    """Every preset and variant, with its longest sweep below a folder."""
+    """Every preset and variant, with the sweep below a folder that tells most: the longest of several widths."""
     names = sorted([f.stem for f in (conf_dir() / "figure").glob("*.yaml")] + list(VARIANTS), key=_order)
     figures = {name: Figure(name) for name in names}
     for file in sorted(root.rglob(SWEEP)) if root.is_dir() else []:
@@ -111,7 +115,7 @@ def find(root: Path) -> dict[str, Figure]:
         found = Figure(name, file.parent, [overrides, *parts], curves)
         states = {str(run.path.relative_to(file.parent)): run.status()["state"] for run in find_runs(file.parent)}
         found.notes = [f"{run}: {state}" for run, state in states.items() if state != "finished"]
-        if figures[name].folder is None or found.step() > figures[name].step():
+        if figures[name].folder is None or found.told() > figures[name].told():
             figures[name] = found
     return figures
 

@@ -238,6 +238,9 @@ def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) ->
     # A figure of which another has one half.
     write_runs(tmp_path / "f", "fig5_bottom", [3.0], [50, math.inf], ("population_loss", "population_error"))
     write_runs(tmp_path / "f" / "top", "fig5_top", [0.1], [50, math.inf], ("population_loss", "population_error"))
+    # A run of a single width is no sweep to look at, where there is another.
+    write_runs(tmp_path / "g", "fig6c", [0.1], [200, math.inf], ("test_loss", "test_error"))
+    write_runs(tmp_path / "e1", "fig6c", [0.1], [400], ("test_loss", "test_error"))
     write_runs(tmp_path / "fig11_cnn", "fig11", [0.1], [200], ("test_loss", "test_error"))
     script = Path(__file__).parent.parent / "scripts" / "figures_page.py"
     command = [sys.executable, str(script), "--runs", str(tmp_path), "--out", str(tmp_path / "page.md")]
@@ -260,15 +263,16 @@ def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) ->
     assert "n = 400: 0.926 at step 10, 1.14 +- 0.02 at the end | confirmed up to step 100 |" in text
     assert "n = 800, step 100 | not seen by step 100 |" in text
     assert "features of a CNN trained here" in text
+    assert "gap to n = inf: 0.015 at n = 200" in text.split("| [fig6c]")[1].split("\n")[0]
     assert "100 of 100000" in text
     assert "    mfrun sweep +figure=fig7 budget=0.001\n" in text
     assert "Time taken: 1m20s" in text
     assert "    mfrun sweep +figure=fig5_bottom budget=0.001\n    mfrun sweep +figure=fig5_top budget=0.001\n" in text
     assert "n = 50: 0 and 0.29; n = inf: 0 and 0.29" in text
-    for name in set(CAPTIONS) - {"fig5_top", "fig5_bottom", "fig7", "fig8a", "fig8b"}:
+    for name in set(CAPTIONS) - {"fig5_top", "fig5_bottom", "fig6c", "fig7", "fig8a", "fig8b"}:
         assert f"`mfrun sweep +figure={name}`: not run." in text
     assert {f.name for f in (tmp_path / "page").iterdir()} == {
-        f"{name}.png" for name in ("fig5_top", "fig5_bottom", "fig7", "fig8a", "fig8b", "fig11_cnn")
+        f"{name}.png" for name in ("fig5_top", "fig5_bottom", "fig6c", "fig7", "fig8a", "fig8b", "fig11_cnn")
     }
 
 
