@@ -18,7 +18,6 @@ from figures_runs import Figure
 from mfrun.config import stood_label
 from mfrun.study.convergence import Study, fit, rms, study
 from mfrun.study.curves import Curve, is_limit
-from mfrun.study.widths import once
 
 CONFIRMED, UNDECIDED, NOT_CONFIRMED = "confirmed", "undecided", "not confirmed"
 # A network has left its reference where its gap exceeds this part of the range of the loss, as `mfrun compare` has it.
@@ -70,16 +69,13 @@ def matching(figure: Figure) -> Finding:
 
 @cache
 def references(figure: Figure) -> list[tuple[str, str, Study]]:
-    """For each setting the finite widths held to the largest of them, and to the limit.
+    """For each setting the real networks held to the largest of them, and to the limit.
 
-    Widths beyond the paper's are for its pictures: they would take the place of its largest one.
+    What stands for a width is held to real networks of it elsewhere, and would take the place of the largest one here.
     """
     found = []
-    largest = max(n for n in figure.widths() if n < math.inf)
     for setting, every in figure.settings():
-        # Real networks are not held to what stands for their own width.
-        kept = once((c.width, c.neurons) for c in every)
-        curves = [c for c in every if (c.width, c.neurons) in kept and (c.width <= largest or is_limit(c))]
+        curves = [c for c in every if not c.neurons]
         finite = [c for c in curves if not is_limit(c)]
         for kind, some in (("among widths", finite), ("with n = inf", curves if len(curves) > len(finite) else [])):
             if len(some) > 1:

@@ -41,7 +41,7 @@ figures-gpu` the presets as they are. All go on where they were, and write this 
 
 "Gap" is the root mean square distance of one network's loss to the reference's over the logarithmic grid of steps, and
 r the rate in gap ~ n^-r with its 95 % interval, as `mfrun compare` has them. The paper compares finite widths with one
-another, so the largest width is a reference beside n = infinity. A verdict is *confirmed* where r > 0 beyond its
+another, so the largest real one is a reference beside n = infinity. A verdict is *confirmed* where r > 0 beyond its
 interval and the widest network stays within 5 % of the loss's range of the reference, or *up to* the step where it
 leaves or the run ends; "close to zero" is taken as below 1 %, "a significant fraction" as above 5 %, "about" as within
 1 % and the sampling error; *not seen* is what a run that was cut short may still show, *undecided* what its interval
@@ -187,9 +187,9 @@ def stood_for(figures: dict[str, Figure]) -> list[str]:
     if not rows:
         return []
     head = (
-        "Beside it, a width that nobody can train: the step at which the gap to the limit exceeds 5 % of the loss's "
-        "range, of the largest real width and of the largest that is stood for, and the loss at the end of the two "
-        "and of the limit."
+        "Beside it, a width that nobody can train, as long as few neurons may stand for it (below): the step at which "
+        "the gap to the limit exceeds 5 % of the loss's range, of the largest real width and of the largest that is "
+        "stood for, and the loss at the end of the two and of the limit."
     )
     return ["", head, "", "| figure | real | stood for | loss at the end |", "|---|---|---|---|", *rows]
 
@@ -203,17 +203,23 @@ def beside_real(figures: dict[str, Figure]) -> list[str]:
             for stood in (c for c in curves if c.neurons and c.width in real):
                 smaller = [one for n, one in real.items() if n < stood.width][-1:]
                 held = study([*smaller, stood, real[stood.width]], figure.loss(), TOLERANCE, absolute=False)
-                cells = [f"{rms(g.of_one()):.2g} of n = {stood_label(g.width, g.neurons)}" for g in held.gaps]
+                cells = []
+                for g in held.gaps:
+                    left = g.horizon(held.tolerance)
+                    said = f"leaves it at step {left[0]}" if left else "never leaves it"
+                    cells.append(f"n = {stood_label(g.width, g.neurons)}: {rms(g.of_one()):.2g}, {said}")
                 ends = [f"{c.table(figure.loss()).iloc[-1].mean():.3g}" for c in (stood, real[stood.width])]
                 errors = [percent(*at_end(c, figure.error())) for c in (stood, real[stood.width])]
-                cells = [", ".join(reversed(cells)), ", ".join(ends), ", ".join(errors)]
+                cells = ["<br>".join(reversed(cells)), ", ".join(ends), ", ".join(errors)]
                 rows.append(f"| {_named(figure, setting)} | {stood.width:g} | {' | '.join(cells)} |")
     if not rows:
         return []
     head = (
         "May few neurons stand for many? Where a width was trained both ways: the root mean square distance in loss "
-        "to the real network, of what stands for it and of the next smaller real width, and loss and error at the end "
-        "of the stand-in and of the real network. Two networks of one width are apart by the chance of their start."
+        "to the real network, and the step at which that exceeds 5 % of the loss's range, of what stands for it and of "
+        "the next smaller real width; and loss and error at the end of the stand-in and of the real network. Two "
+        "networks of one width are apart by the chance of their start; and once neurons have spread, N of them are a "
+        "sample of N ([where it fails](width.md))."
     )
     heads = "| figure | n | distance to the real network | loss at the end | error at the end |"
     return ["", head, "", heads, "|---|---|---|---|---|", *rows]
