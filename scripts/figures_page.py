@@ -218,8 +218,8 @@ def beside_real(figures: dict[str, Figure]) -> list[str]:
         "May few neurons stand for many? Where a width was trained both ways: the root mean square distance in loss "
         "to the real network, and the step at which that exceeds 5 % of the loss's range, of what stands for it and of "
         "the next smaller real width; and loss and error at the end of the stand-in and of the real network. Two "
-        "networks of one width are apart by the chance of their start; and once neurons have spread, N of them are a "
-        "sample of N ([where it fails](width.md))."
+        "networks of one width are apart by the chance of their start. These have N neurons in layer 1, too, few "
+        "for the 3072 dimensions of CIFAR-10; with 1024 there it is another matter ([where it fails](width.md))."
     )
     heads = "| figure | n | distance to the real network | loss at the end | error at the end |"
     return ["", head, "", heads, "|---|---|---|---|---|", *rows]
