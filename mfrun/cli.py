@@ -95,15 +95,11 @@ def run(argv: list[str]) -> int:
         return 128 + error.signal_number
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
+    except Exception as error:
         if debug or isinstance(error, BrokenPipeError):
             raise
-        print(f"mfrun: {of_the_system(error)} (--debug shows where)", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if debug:
-            raise
-        print(f"mfrun: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        said = of_the_system(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        print(f"mfrun: {said} (--debug shows where)", file=sys.stderr)
         return 1
 
 

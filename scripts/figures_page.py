@@ -22,7 +22,7 @@ from mfrun.config import stood_label
 from mfrun.runs.status import duration
 from mfrun.shell import options
 from mfrun.study import plot
-from mfrun.study.convergence import Study, rms, study
+from mfrun.study.convergence import Gap, Study, rms, study
 from mfrun.study.curves import default_metrics, is_limit
 
 NOT_RUN = "not run"
@@ -155,10 +155,14 @@ def _reads_differently(among: Study, limit: Study, figure: Figure) -> bool:
 def _reading(s: Study, figure: Figure) -> str:
     """The verdict, and how far the widest network is from the reference."""
     widest = s.gaps[-1]
-    horizon = widest.horizon(s.tolerance)
-    left = f"leaves it at step {horizon[0]}" if horizon else "never leaves it"
     label = stood_label(widest.width, widest.neurons)
-    return f"{falls(s, figure)}; n = {label} is {rms(widest.of_one()):.2g} from n = {s.reference}, {left}"
+    return f"{falls(s, figure)}; n = {label} is {rms(widest.of_one()):.2g} from n = {s.reference}, {_leaves(widest, s)}"
+
+
+def _leaves(g: Gap, s: Study) -> str:
+    """When a width leaves its reference, in words."""
+    horizon = g.horizon(s.tolerance)
+    return f"leaves it at step {horizon[0]}" if horizon else "never leaves it"
 
 
 def _named(figure: Figure, setting: str) -> str:
@@ -203,11 +207,10 @@ def beside_real(figures: dict[str, Figure]) -> list[str]:
             for stood in (c for c in curves if c.neurons and c.width in real):
                 smaller = [one for n, one in real.items() if n < stood.width][-1:]
                 held = study([*smaller, stood, real[stood.width]], figure.loss(), TOLERANCE, absolute=False)
-                cells = []
-                for g in held.gaps:
-                    left = g.horizon(held.tolerance)
-                    said = f"leaves it at step {left[0]}" if left else "never leaves it"
-                    cells.append(f"n = {stood_label(g.width, g.neurons)}: {rms(g.of_one()):.2g}, {said}")
+                cells = [
+                    f"n = {stood_label(g.width, g.neurons)}: {rms(g.of_one()):.2g}, {_leaves(g, held)}"
+                    for g in held.gaps
+                ]
                 ends = [f"{c.table(figure.loss()).iloc[-1].mean():.3g}" for c in (stood, real[stood.width])]
                 errors = [percent(*at_end(c, figure.error())) for c in (stood, real[stood.width])]
                 cells = ["<br>".join(reversed(cells)), ", ".join(ends), ", ".join(errors)]

@@ -67,10 +67,10 @@ SETTINGS = {
 REAL, SIZES = (400, 800, 1600), (64, 128, 256)
 # More starts of one setting, ``more``: width, neurons of layer 1 where N = 128 stand for it, starts of a seed, seeds.
 MORE, OF, N_MORE = "more", "mnist4_tau01", 128
+SEEDS = [(400, None, 12, (1,)), (800, None, 6, (1, 2, 3)), (800, 1024, 6, (0, 1, 2, 3))]
 # Ten classes in two dimensions, ``outputs``: n = 256 by N, with so many neurons in layer 1 and in the last hidden one.
 OUTPUTS, STARTS = "outputs", 200
 LAYERS = [(None, None, None), (64, 1024, None), (128, 1024, None), (64, 1024, 256), (64, 1024, 1024)]
-SEEDS = [(400, None, 12, (1,)), (800, None, 6, (1, 2, 3)), (800, 1024, 6, (0, 1, 2, 3))]
 
 
 def main() -> None:

@@ -226,13 +226,12 @@ class Architecture(ABC):
 
     def held(self, blueprint: Blueprint) -> list[int]:
         """The neurons that the layers of a finite network hold: n_1 .. n_L, or N_1 .. N_L that stand for as many."""
-        sizes = self.widths(blueprint.size, blueprint.depth)
+        sizes = list(self.widths(blueprint.size, blueprint.depth))
         if blueprint.stood_for:
-            # Of the one hidden layer of two it is the larger number that is asked for.
-            asked = ((0, blueprint.stand_in.first), (-1, blueprint.stand_in.last))
-            for l, count in sorted((one for one in asked if one[1]), key=lambda one: one[1] or 0):
-                sizes = list(sizes)
-                sizes[l] = self.widths(count or 0, blueprint.depth)[l]
+            asked = ((blueprint.stand_in.first, 0), (blueprint.stand_in.last, -1))
+            # Of two layers the one hidden layer is both, and the larger number comes last.
+            for count, l in sorted((count, l) for count, l in asked if count):
+                sizes[l] = self.widths(count, blueprint.depth)[l]
         return sizes
 
     @abstractmethod

@@ -165,10 +165,8 @@ def _finite(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
         found = run.load_state(say, step)
         if found is None:
             raise UserError(f"{run.path}: no whole state of step {step}")
-        w, beta = _norms(found[0]["W1"]), found[0][f"W{depth}"].double().numpy()
-        laws["norm"].append(Atoms.pooled(w, p[0]))
-        spatial = (1,) * (beta.ndim - 3)
-        laws["beta"].append(Atoms.pooled(np.moveaxis(beta, 2, -1), p[1].reshape(*p[1].shape[:-1], 1, *spatial, -1)))
+        laws["norm"].append(Atoms.pooled(_norms(found[0]["W1"]), p[0]))
+        laws["beta"].append(_betas(found[0][f"W{depth}"].double(), p[1]))
     return laws
 
 
@@ -200,8 +198,7 @@ def _limit(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
                 Atoms(np.concatenate([a.points for a in moved]), np.concatenate([a.p for a in moved]) / len(sets))
             )
         else:
-            spatial = (1,) * (beta.dim() - 3)
-            laws["beta"].append(Atoms.pooled(beta.movedim(2, -1).numpy(), p.reshape(len(p), 1, *spatial, -1)))
+            laws["beta"].append(_betas(beta, p))
     return laws
 
 
@@ -232,6 +229,12 @@ def refined(before: Array, now: Array, p: float, quantile: Callable[[Array], Arr
     initial = quantile((np.arange(REFINED) + 0.5) / REFINED)
     flow = scipy.interpolate.PchipInterpolator(before[order], now[order])
     return Atoms(flow(initial), np.full(REFINED, p / REFINED))
+
+
+def _betas(beta: torch.Tensor, p: Array) -> Atoms:
+    """All output weights (S, n_out, K, ...) of neurons with the measure p (S, K), or (1,) where they weigh the same."""
+    spatial = (1,) * (beta.dim() - 3)
+    return Atoms.pooled(beta.movedim(2, -1).numpy(), p.reshape(*p.shape[:-1], 1, *spatial, -1))
 
 
 def _norms(W1: Any) -> Array:
