@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 
 
 class UserError(Exception):
@@ -20,7 +21,12 @@ class ConfigError(UserError):
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
         self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"{key}={value}: {allowed}")
+        super().__init__(f"{key}={typed(value)}: {allowed}")
+
+
+def typed(value: object) -> str:
+    """A key's value as YAML and a command line have it: ``null``, ``true`` and ``false`` are not Python's words."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def of_the_system(error: OSError) -> str:

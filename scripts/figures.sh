@@ -5,9 +5,9 @@
 #     sh scripts/figures.sh minutes  every figure cut to half a per cent of its steps, small widths: that all of it works
 #     sh scripts/figures.sh hours    what a laptop does in over an hour, one core a run; the default
 #     sh scripts/figures.sh full     every dense figure to its last step: real widths to 800 (Figures 1 and 8b: 1600),
-#                                    larger ones stood for by 256 neurons; Figure 12 with the widths that a core has
-#                                    hours for, Figure 11 on other features; many hours on two cores. With the names
-#                                    of presets behind it, those alone
+#                                    larger ones stood for by 256 neurons (CIFAR-10: 1024 in layer 1); Figure 12 with
+#                                    the widths that a core has hours for, Figure 11 on other features; many hours on
+#                                    two cores. With the names of presets behind it, those alone
 #     sh scripts/figures.sh gpu      every figure as its preset has it, one run at a time
 #
 # MFRUN_DATA names the folder that holds MNIST and CIFAR-10 in torchvision's layout; where CIFAR names an .npz of images
@@ -60,11 +60,15 @@ real() { name=$1; shift; sweep "$(core_of "$name")" "full/$name" "+figure=$name"
     "$@"; }
 stand_ins() { name=$1; shift; sweep "$(core_of "$name")" "full/$name/stand_ins" "+figure=$name" $(keys_of "$name") \
     neurons=256 'widths=[1600,2400,1e12]' "$@"; }
-# The runs that a figure shares with another are trained once, there.
+# Layer 1 has the law of weights of 3072 dimensions to represent (docs/width.md).
+cifar_stand_ins() { name=$1; shift; sweep 1 "full/$name/stand_ins_1024" "+figure=$name" $images \
+    neurons=256 stand_in.first=1024 'widths=[1600,1e12]' "$@"; }
+# The runs that a figure shares with another are trained once, there; a third word names a folder that it does without.
 shares() {
     in_full "$2" && rm -rf "$OUT/full/$1/$2.part"
     [ -e "$OUT/full/$1/$2" ] ||
-        { cp -r "$OUT/full/$2" "$OUT/full/$1/$2.part" && mv "$OUT/full/$1/$2.part" "$OUT/full/$1/$2"; }
+        { cp -r "$OUT/full/$2" "$OUT/full/$1/$2.part" && rm -rf "$OUT/full/$1/$2.part/${3:-none}" &&
+            mv "$OUT/full/$1/$2.part" "$OUT/full/$1/$2"; }
 }
 # Beside a figure, what linear theory makes of its first steps.
 predicted() { pin 0 mfrun predict "+figure=$1" budget=0.1 predict.first=256 predict.tested=1 threads=1 \
@@ -79,9 +83,11 @@ in_full() {
     fig7) real "$1" init.tau2=2 'widths=[100,200,400,800,inf]' && stand_ins "$1" init.tau2=2 && shares "$1" fig6b ;;
     # One real network of n = 1600 beside that which stands for it, here and in Figure 8b.
     fig1) real "$1" 'widths=[1600]' && shares "$1" fig6b ;;
-    fig8b) real "$1" 'widths=[200,400,800,1600,inf]' && stand_ins "$1" ;;
-    fig8a | fig8c | fig10c) real "$1" 'widths=[200,400,800,inf]' && stand_ins "$1" ;;
-    fig9) real "$1" init.tau2=2 'widths=[200,400,800,inf]' && stand_ins "$1" init.tau2=2 && shares "$1" fig8b ;;
+    # Figure 8b has both kinds of them beside a real one.
+    fig8b) real "$1" 'widths=[200,400,800,1600,inf]' && stand_ins "$1" && cifar_stand_ins "$1" ;;
+    fig8a | fig8c | fig10c) real "$1" 'widths=[200,400,800,inf]' && cifar_stand_ins "$1" ;;
+    fig9) real "$1" init.tau2=2 'widths=[200,400,800,inf]' && cifar_stand_ins "$1" init.tau2=2 &&
+        shares "$1" fig8b stand_ins ;;
     # What a CNN does in the hours that it takes a core.
     fig12)
         sweep 1 full/fig12 +figure=fig12 $images 'widths=[16,32,64,inf]' particles.first=128 particles.last=128 \

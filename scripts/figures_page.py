@@ -173,7 +173,7 @@ def stood_for(figures: dict[str, Figure]) -> list[str]:
     """When the largest real width and the largest that is stood for leave the limit, and where the three end."""
     rows = []
     for figure in figures.values():
-        for setting, curves in figure.settings() if figure.folder is not None else []:
+        for setting, curves in figure.beside() if figure.folder is not None else []:
             limit = next((c for c in curves if is_limit(c)), None)
             real = [c for c in curves if not is_limit(c) and not c.neurons]
             stood = [c for c in curves if c.neurons]
@@ -202,7 +202,7 @@ def beside_real(figures: dict[str, Figure]) -> list[str]:
     """How far what stands for a width is from real networks of that width, beside the next smaller real width."""
     rows = []
     for figure in figures.values():
-        for setting, curves in figure.settings() if figure.folder is not None else []:
+        for setting, curves in figure.beside() if figure.folder is not None else []:
             real = {c.width: c for c in curves if not c.neurons and not is_limit(c)}
             for stood in (c for c in curves if c.neurons and c.width in real):
                 smaller = [one for n, one in real.items() if n < stood.width][-1:]
@@ -221,8 +221,8 @@ def beside_real(figures: dict[str, Figure]) -> list[str]:
         "May few neurons stand for many? Where a width was trained both ways: the root mean square distance in loss "
         "to the real network, and the step at which that exceeds 5 % of the loss's range, of what stands for it and of "
         "the next smaller real width; and loss and error at the end of the stand-in and of the real network. Two "
-        "networks of one width are apart by the chance of their start. These have N neurons in layer 1, too, few "
-        "for the 3072 dimensions of CIFAR-10; with 1024 there it is another matter ([where it fails](width.md))."
+        "networks of one width are apart by the chance of their start. N neurons of layer 1 are few for the 3072 "
+        "dimensions of CIFAR-10, where `stand_in.first` takes more ([where it fails](width.md))."
     )
     heads = "| figure | n | distance to the real network | loss at the end | error at the end |"
     return ["", head, "", heads, "|---|---|---|---|---|", *rows]

@@ -11,7 +11,7 @@ from typing import Any
 from mfrun.config import conf_dir, parse_width
 from mfrun.errors import UserError
 from mfrun.runs.directory import SWEEP, find_runs, load_yaml, read_sweep
-from mfrun.study.curves import Curve, describe, is_limit, load, unseen_loss
+from mfrun.study.curves import Curve, alike, describe, is_limit, load, settings_of, unseen_loss
 
 # Sweeps of a preset on other data than the paper's, by the name of their folder, and what they are on.
 VARIANTS = {
@@ -83,6 +83,10 @@ class Figure:
         for curve in self.curves:
             found.setdefault(describe(curve.setting), []).append(curve)
         return list(found.items())
+
+    def beside(self) -> list[tuple[str, list[Curve]]]:
+        """The same, where real networks are a part of each setting of what stands for others beside them."""
+        return [(describe(s), alike(self.curves, s)) for s in settings_of(self.curves)]
 
     def widest(self) -> list[float]:
         """The largest real width, and the limit."""

@@ -199,6 +199,7 @@ def write_runs(
     rise: float = 0.001,
     *,
     neurons: int | None = None,
+    first: int | None = None,
     limit: float = 0.0,
 ) -> None:
     """A sweep of a preset as the runner writes it: loss = error = e^(-k/50) + 3/n + rise tau2 k.
@@ -211,6 +212,7 @@ def write_runs(
         metrics: a loss and an error.
         rise: of the loss.
         neurons: that stand for the widths.
+        first: those of layer 1.
         limit: what n = infinity has beyond that at each step.
     """
     write_sweep(folder, {"overrides": [f"figure={figure}", "budget=0.001", "threads=1"], "swept": ["width"]})
@@ -218,7 +220,7 @@ def write_runs(
         for tau2 in tau2s:
             run = RunDirectory(folder / f"width={n},init.tau2={tau2}")
             keys = {"width": "inf" if n == math.inf else n, "init": {"tau2": tau2}, "dataset": {"name": "x"}}
-            run.create(keys | ({} if neurons is None else {"neurons": neurons}))
+            run.create(keys | ({} if neurons is None else {"neurons": neurons, "stand_in": {"first": first}}))
             for k in (0, 1, 10, 100):
                 value = math.exp(-k / 50) + 3 / n + rise * tau2 * k + limit * k * math.isinf(n)
                 row = {"step": k, "t": k * 0.01, "replicate": 0} | dict.fromkeys(metrics, value)
@@ -281,13 +283,19 @@ def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -
     metrics = ("test_loss", "test_error")
     write_runs(tmp_path / "a", "fig6b", [0.1], [400, 800, 1600, math.inf], metrics, limit=0.01)
     write_runs(tmp_path / "a" / "stand_ins", "fig6b", [0.1], [1600, 1e12], metrics, neurons=256)
+    # Two settings of what stands for a width, beside the same real networks.
+    write_runs(tmp_path / "c", "fig8b", [0.1], [800, 1600], metrics)
+    for first in (512, 1024):
+        write_runs(tmp_path / "c" / f"z{first}", "fig8b", [0.1], [1600], metrics, neurons=256, first=first)
     # One of which there is nothing but the limit yet.
     write_runs(tmp_path / "b", "fig6a", [0.1], [math.inf], metrics)
     script = Path(__file__).parent.parent / "scripts" / "figures_page.py"
     command = [sys.executable, str(script), "--runs", str(tmp_path), "--out", str(tmp_path / "page.md")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "page.md").read_text().split("## What n = inf")[1]
+    claims, text = (tmp_path / "page.md").read_text().split("## What n = inf")
+    found = [f"n = 1600{by}: 0.0 to 20.0" for by in ("", *(f" by 256 [stand_in.first={k}]" for k in (512, 1024)))]
+    assert f"% in layers 2: {'; '.join(found)} |" in claims
     among, limit = next(line for line in text.splitlines() if line.startswith("| [fig6b]")).split(" | ")[1:]
     assert "n = 800 is 0.0019 from n = 1600, never leaves it" in among
     assert re.search(r"n = 1600 is 0\.\d+ from n = inf, leaves it at step \d+", limit)
@@ -297,3 +305,6 @@ def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -
     row = next(line for line in text.splitlines() if line.startswith("| [fig6b]") and "n = 1600 by 256: 0, n" in line)
     held = "n = 1600 by 256: 0, never leaves it<br>n = 800: 0.0019, never leaves it"
     assert f" | 1600 | {held} | 0.147, 0.147 | " in row, row
+    rows = [line for line in text.splitlines() if line.startswith("| [fig8b]") and "| 1600 |" in line]
+    assert [row.split(") ")[1].split(" |")[0] for row in rows] == [f"[stand_in.first={k}]" for k in (512, 1024)]
+    assert all(held in row for row in rows)

@@ -252,6 +252,15 @@ def test_a_width_both_real_and_stood_for(capsys: pytest.CaptureFixture[str]) -> 
     assert len({(line.get_linestyle(), str(line.get_color())) for line in legend.get_lines()}) == 3
     assert [t.get_text() for t in legend.get_texts()] == ["$n = 12$", "$n = 12$ ($N = 6$)", r"$n = \infty$"]
     assert here("report", "s") == 0
+    # Where a key tells what stands for others apart, no two of the lines are alike, and real networks have solid ones.
+    assert here("sweep", *words, "widths=[12]", "neurons=6", "stand_in.first=8", "dir=s/wider") == 0
+    figure = mfrun.plot("s", metrics="population_loss")
+    (legend,) = figure.legends
+    words = [t.get_text() for t in legend.get_texts()]
+    assert words[-2:] == ["stand_in.first=null", "stand_in.first=8"]
+    lines = figure.axes[0].lines
+    assert len({(str(line._dash_pattern), str(line.get_color())) for line in lines}) == len(lines) == 4
+    assert sum(line.get_linestyle() == "-" for line in lines) == 1
 
 
 SEVERAL = ["threads=1", *TINY[2:]]
@@ -285,8 +294,8 @@ REFUSED = {
     "width=1000 neurons=6 operation=of_sum": "neurons=6: cannot stand for a larger width with operation=of_sum",
     "width=1000 neurons=6 stand_in.measure=x": "stand_in.measure=x: one of sampled, spread, drawn",
     "width=1000 neurons=6 stand_in.mirored=x": "stand_in.mirored=x: unknown key",
-    "width=1000 neurons=6 stand_in.mirrored=false stand_in.first=60": "stand_in.mirrored=False: layers of [60, 6]",
-    "width=1000 neurons=6 stand_in.mirrored=false": "stand_in.mirrored=False: needs stand_in.measure=spread or drawn",
+    "width=1000 neurons=6 stand_in.mirrored=false stand_in.first=60": "stand_in.mirrored=false: layers of [60, 6]",
+    "width=1000 neurons=6 stand_in.mirrored=false": "stand_in.mirrored=false: needs stand_in.measure=spread or drawn",
 }
 
 

@@ -153,7 +153,7 @@ def test_a_run_that_is_older_than_the_key(capsys: pytest.CaptureFixture[str]) ->
         Path(file).write_text(text.replace(line, ""))
     capsys.readouterr()
     assert here("train", *words, "steps=30", "resume=true") == 2
-    assert "particles.union=True: r was started with particles.union=False" in capsys.readouterr().err
+    assert "particles.union=true: r was started with particles.union=false" in capsys.readouterr().err
     assert here("train", *words, "steps=30", "resume=true", "particles.union=false") == 0
     assert here("train", *words, "steps=30", "particles.union=false", "dir=whole") == 0
     assert curves("r") == curves("whole")

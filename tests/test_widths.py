@@ -37,6 +37,6 @@ def test_dots_for_what_stands_beside_real_networks() -> None:
     """The line of a width that is only stood for is that of its setting; one beside real networks is in dots."""
     colours = style.colours([100, 1e6])
     figure, _ = style.panels(1, 1, width=3, height=2)
-    style.legend(figure, colours, [(100, None), (100, 16), (1e6, 16)], [""])
+    style.legend(figure, colours, [(100, None), (100, 16), (1e6, 16)], {"": "-"})
     dotted = {line.get_label(): line.is_dashed() for line in figure.legends[0].legend_handles}
     assert dotted == {style.named(100): False, style.named(100, 16): True, style.named(1e6, 16): False}

@@ -17,7 +17,7 @@ from mfrun.config import BEFORE, EXECUTION, PLACES, Config, flatten, stood_label
 from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment
 from mfrun.dynamics.kernels import Measured, at_infinity
-from mfrun.errors import ConfigError, Interrupted, UserError
+from mfrun.errors import ConfigError, Interrupted, UserError, typed
 from mfrun.networks.network import Network
 from mfrun.problems.streams import BLOCK
 from mfrun.runs.directory import RunDirectory
@@ -303,7 +303,8 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
             continue
         if key == "steps" and growing and now[key] > before[key]:
             continue
-        why = f"{run.path} was started with {key}={before.get(key)}; only a longer steps= may change on resume=true"
+        was = typed(before.get(key))
+        why = f"{run.path} was started with {key}={was}; only a longer steps= may change on resume=true"
         if key == "steps" and not growing:
             why = f"{run.path} was started with steps={before.get(key)}, and its schedule depends on them"
         raise ConfigError(key, now.get(key), why)

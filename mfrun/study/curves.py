@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mfrun.config import flatten, parse_width, width_label
-from mfrun.errors import ConfigError, UserError
+from mfrun.errors import ConfigError, UserError, typed
 from mfrun.files import plain
 from mfrun.registry import create
 from mfrun.runs.directory import DONE, KEYS, METRICS, RunDirectory, find_runs, newest
@@ -254,7 +254,7 @@ def describe(setting: dict[str, Any], keys: list[str] | None = None) -> str:
             continue
         whole = key.removesuffix(".name")
         short = whole if whole.startswith(NAMED_WHOLE) else whole.rpartition(".")[2]
-        parts.append(f"{short}={value:g}" if isinstance(value, float) else f"{short}={value}")
+        parts.append(f"{short}={value:g}" if isinstance(value, float) else f"{short}={typed(value)}")
     return ", ".join(parts)
 
 

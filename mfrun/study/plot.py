@@ -59,13 +59,17 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
         facets = _facets(curves, args.facet)
         beside = _varying(curves, [args.facet], "--facet") if args.facet else []
         told = _varying(curves, args.style, "--style") if args.style else [k for k in _keys(curves) if k not in beside]
-        # What lacks all of the keys, as real networks lack those of stand-ins, is solid as the first setting is.
         settings = [words for words in dict.fromkeys(describe(c.setting, told) for c in curves) if words] or [""]
-        if len(settings) > len(style.LINES):
+        # What lacks all of the keys is solid as the first setting is; but where these tell stand-ins apart, real
+        # networks have the solid line to themselves.
+        stood = settings != [""] and all(c.neurons for c in curves if describe(c.setting, told))
+        free = style.LINES[1:] if stood else style.LINES
+        if len(settings) > len(free):
             keys = ", ".join(_keys(curves))
             why = f"choose keys with --style, of {keys}, or --facet one"
             raise UserError(f"{len(settings)} settings to tell apart by line style; {why}")
-        lines = {"": style.LINES[0]} | dict(zip(settings, style.LINES, strict=False))
+        of_settings = dict(zip(settings, free, strict=False))
+        lines = {"": style.LINES[0]} | of_settings
         there = [(c.width, c.neurons) for c in curves]
         dotted = widths.beside(there)
         looks = [
@@ -83,7 +87,7 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             if args.predict:
                 _bands(figure, facets, of_curves, args)
         notes = [note for note, asked in ((SAMPLES, args.se), (PREDICTED, args.predict)) if asked and not args.weights]
-        style.legend(figure, colours, there, settings, notes)
+        style.legend(figure, colours, there, of_settings, notes)
         above = args.title or (read_sweep(folder) or {}).get("title")
         if above:
             figure.suptitle(above)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mfrun.config import flatten, stood_label, width_label
-from mfrun.errors import UserError
+from mfrun.errors import UserError, typed
 from mfrun.files import plain
 from mfrun.study import style
 from mfrun.study.convergence import Gap, Study
@@ -143,7 +143,7 @@ def figure(found: Prediction, laws: list[Law], widths: list[float]) -> Figure:
             ax.set_axis_off()
     for ax in axes[-1 - bool(found.growth)]:
         ax.set_xlabel(r"time $t = k\alpha$")
-    style.legend(picture, colours, [(n, None) for n in (*widths, math.inf)], [])
+    style.legend(picture, colours, [(n, None) for n in (*widths, math.inf)], {})
     return picture
 
 
@@ -227,7 +227,7 @@ def refuse_another(found: Prediction, keys: dict[str, object], folder: str) -> N
     for key in sorted({*found.config, *keys}):
         if key in FREE or key.startswith(FREE_GROUPS) or found.config.get(key) == keys.get(key):
             continue
-        why = f"is of {key}={found.config.get(key)}, and these networks of {key}={keys.get(key)}"
+        why = f"is of {key}={typed(found.config.get(key))}, and these networks of {key}={typed(keys.get(key))}"
         raise UserError(f"--predict {folder}: {why}")
 
 

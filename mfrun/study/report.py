@@ -115,7 +115,7 @@ def _curves(curves: list[Curve], args: argparse.Namespace) -> str:
             if metric in curve.metrics():
                 place = settings.index(describe(curve.setting))
                 dash = "dash" if is_limit(curve) and place == 0 else DASHES[place % len(DASHES)]
-                if (curve.width, curve.neurons) in dotted:
+                if (curve.width, curve.neurons) in dotted and place == 0:
                     dash = BESIDE
                 _add(figure, curve, metric, colours[curve.width], dash)
         figure.update_layout(

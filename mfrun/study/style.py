@@ -109,7 +109,9 @@ def look(width: float, colours: dict[float, Any], line: Any, dotted: bool = Fals
         dotted: real networks of this width are drawn, too, and this is what stands for them.
     """
     if not math.isinf(width):
-        return {"color": colours[width], "linestyle": line} | (BESIDE if dotted else {})
+        # A setting's own line stays what it is, and gets thinner.
+        own = {"linestyle": line} if line != LINES[0] else {}
+        return {"color": colours[width], "linestyle": line} | (BESIDE | own if dotted else {})
     return LIMIT | ({"linestyle": line} if line != LINES[0] else {})
 
 
@@ -124,7 +126,7 @@ def legend(
     figure: Figure,
     colours: dict[float, Any],
     there: Iterable[widths.Width],
-    settings: list[str],
+    settings: dict[str, Any],
     notes: Sequence[dict[str, Any]] = (),
 ) -> None:
     """One legend beside all panels: a line for each width, and for each setting where there are several.
@@ -133,7 +135,7 @@ def legend(
         figure: the picture.
         colours: of the widths.
         there: the widths that are drawn, and the neurons that stand for them, where they do.
-        settings: in words.
+        settings: the line of each, by what it is in words.
         notes: further lines, as keys of Line2D.
     """
     handles = []
@@ -142,13 +144,10 @@ def legend(
     for width, neurons in drawn:
         line = look(width, colours, LINES[0], (width, neurons) in dotted)
         handles.append(Line2D([], [], label=named(width, neurons), **line))
-    if len(settings) > 1:
-        if any(math.isinf(width) for width, _ in drawn):
-            settings = [f"{settings[0]}\n($n = \\infty$: dashed)", *settings[1:]]
-        handles += [
-            Line2D([], [], color="0.4", linestyle=line, label=label)
-            for line, label in zip(LINES, settings, strict=False)
-        ]
+    limit = any(math.isinf(width) for width, _ in drawn)
+    for words, line in settings.items() if len(settings) > 1 else ():
+        also = "\n($n = \\infty$: dashed)" if limit and line == LINES[0] else ""
+        handles.append(Line2D([], [], color="0.4", linestyle=line, label=words + also))
     handles += [Line2D([], [], **note) for note in notes]
     figure.legend(handles=handles, loc="outside right center")
 
