@@ -26,6 +26,8 @@ class ConfigError(UserError):
 
 def typed(value: object) -> str:
     """A key's value as YAML and a command line have it: ``null``, ``true`` and ``false`` are not Python's words."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(typed, value))}]"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 

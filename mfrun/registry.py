@@ -55,6 +55,9 @@ _WORDS = {
     "is not a valid bool": "must be true or false",
     "is not a ListConfig, list or tuple": "must be a list, [A,B,...]",
     "is not a subclass of": "is a node with keys of its own; set those",
+    "to Dict[str": "is a node with keys of its own; set those",
+    "Cannot merge DictConfig with": "is a node with keys of its own; set those",
+    "is not Optional": "may not be null",
 }
 
 
@@ -219,8 +222,9 @@ def conform(component: type[T], given: Mapping[str, Any], key: str) -> T:
     try:
         values = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(component), dict(given)))
     except OmegaConfBaseException as error:
-        bad = str(error.full_key or "")
-        raise ConfigError(f"{key}.{bad}".rstrip("."), given.get(bad.split("[")[0], "?"), reason(error)) from error
+        bad, entry, _ = str(error.full_key or "").partition("[")
+        why = f"each {reason(error)}" if entry else reason(error)
+        raise ConfigError(f"{key}.{bad}".rstrip("."), given.get(bad, "?"), why) from error
     assert isinstance(values, dict)
     try:
         return component(**{str(k): v for k, v in values.items()})

@@ -175,6 +175,7 @@ CLASSES = {
     "dataset.name=mine:ZeroOne": "its population labels are no signs: -1 or +1",
     "dataset.name=mine:Short": "its population samples are of shape (200, 2), not (samples, d) with d = 3",
     "dataset.name=mine:NoDraw": "fails (KeyError: ",
+    "dataset.name=mine:Unseeded": "its population samples are others when they are drawn again; all chance comes from",
 }
 
 OWN_CLASSES = """
@@ -245,6 +246,12 @@ class ZeroOne:
 @dataclass
 class Short(ZeroOne):
     d: int = 2
+
+@dataclass
+class Unseeded(ZeroOne):
+    def draw(self, generator, count):
+        x = torch.randn(count, self.d)
+        return x, x[:, 0].sign()
 
 @dataclass
 class NoDraw(ZeroOne):

@@ -30,6 +30,9 @@ def cube(generator, count, d):
 
 def flat(generator, count, d):
     return torch.rand(count, generator=generator)
+
+def others(generator, count, d):
+    return torch.randn(count, d)
 """
 
 
@@ -148,6 +151,10 @@ def test_every_task_trains(task: str, outputs: int, width: str) -> None:
         (
             {"function": "own_teacher:linear", "inputs": "own_teacher:flat"},
             r"inputs=own_teacher:flat: must return \(5, 32\)",
+        ),
+        (
+            {"inputs": "own_teacher:others"},
+            "inputs=own_teacher:others: its samples are others when they are drawn again",
         ),
     ],
 )

@@ -14,7 +14,7 @@ from mfrun.networks.fully_connected import DenseArchitecture
 from mfrun.networks.init import IID
 from mfrun.networks.network import Network
 from mfrun.networks.scaling import Standard
-from mfrun.problems.problem import PopulationProblem, Problem
+from mfrun.problems.problem import OTHERS, PopulationProblem, Problem, same
 from mfrun.problems.tasks import Task
 from mfrun.registry import create, imported, reason, register
 from mfrun.seeds import entropy, generator
@@ -131,11 +131,15 @@ class Teacher:
         """Try the user's functions on a few samples."""
         key, name, expected = "inputs", self.inputs, (5, self.d)
         try:
-            x = self._x(generator("teacher", 0), 5)
+            x, again = (self._x(generator("teacher", 0), 5) for _ in range(2))
             found = tuple(x.shape)
+            if not same(x, again):
+                raise ConfigError(key, name, f"its samples are {OTHERS}")
             if found == expected and self._function is not None:
                 key, name, expected = "function", self.function, (5, self.outputs)
                 found = tuple(self._function(x).float().reshape(5, -1).shape)
+        except ConfigError:
+            raise
         except Exception as error:  # It is the user's own code.
             raise ConfigError(key, name, f"fails ({type(error).__name__}: {reason(error)})") from error
         if found != expected:

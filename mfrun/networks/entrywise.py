@@ -24,6 +24,7 @@ def refuse_unless_entrywise(key: str, name: str, function: Callable[..., Tensor]
         ConfigError: it fails, gives another shape, or an entry depends on more than the entries at its own place.
     """
     try:
+        function(*arrays)  # What cannot take arrays fails before torch warns of its derivative.
         whole, pull, *_ = torch.func.vjp(function, *arrays)
         found = tuple(whole.shape)
         pull(whole)

@@ -95,6 +95,15 @@ class Problem(ABC):
         return scaled(x.flatten(1).to(self.device), self.dtype)
 
 
+# Runs that go on, and runs of several widths, see the same samples.
+OTHERS = "others when they are drawn again; all chance comes from the generator that is given"
+
+
+def same(samples: Tensor, again: Tensor) -> bool:
+    """Whether two arrays hold the same, whatever is not finite in them."""
+    return torch.equal(samples.nan_to_num(), again.nan_to_num())
+
+
 def _sides(shape: Sequence[int]) -> list[int]:
     """The axes of an image that are more than one number long."""
     return [side for side in shape if side > 1]
@@ -104,21 +113,24 @@ def refuse_unless_sound(problem: Problem, name: str) -> None:
     """Try a data set of the user's own: a few samples of each split.
 
     Raises:
-        ConfigError: it is no problem, or its samples are not what its task says.
+        ConfigError: it is no problem, or its samples are not what its task says, or are others when drawn again.
     """
     if not isinstance(problem, Problem):
         raise ConfigError("dataset.name", name, f"load returns {type(problem).__name__}, no mfrun.problems.Problem")
     try:
-        batches = [(split, *batch) for split, one in problem.evaluation(0, 200).items() for batch in one]
-        why = next(filter(None, (_unsound(problem, *batch) for batch in batches)), None)
+        drawn, again = (
+            [(split, *batch) for split, one in problem.evaluation(0, 200).items() for batch in one] for _ in range(2)
+        )
+        twice = zip(drawn, again, strict=True)
+        why = next(filter(None, (_unsound(problem, *one, other[1:]) for one, other in twice)), None)
     except Exception as error:  # It is the user's own code.
         raise ConfigError("dataset.name", name, f"fails ({type(error).__name__}: {reason(error)})") from error
     if why:
         raise ConfigError("dataset.name", name, why)
 
 
-def _unsound(problem: Problem, split: str, x: Tensor, y: Tensor) -> str | None:
-    """What is wrong with samples (B, d) and their labels, in words."""
+def _unsound(problem: Problem, split: str, x: Tensor, y: Tensor, again: Batch) -> str | None:
+    """What is wrong with samples (B, d) and their labels, drawn twice, in words."""
     task, n_out = problem.task, problem.n_out
     if x.dim() != 2 or x.shape[1] != problem.d:
         return f"its {split} samples are of shape {tuple(x.shape)}, not (samples, d) with d = {problem.d}"
@@ -131,6 +143,8 @@ def _unsound(problem: Problem, split: str, x: Tensor, y: Tensor) -> str | None:
         return f"its {split} labels are not floats, {n_out} for each sample"
     elif task is Task.SIGN and not bool((y.abs() == 1).all()):
         return f"its {split} labels are no signs: -1 or +1"
+    if not all(map(same, (x, y), again)):
+        return f"its {split} samples are {OTHERS}"
     return None
 
 

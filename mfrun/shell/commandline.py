@@ -80,14 +80,22 @@ def translate(word: str) -> str:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """Hydra's reading of a command line, with its complaint as one line."""
+    """Hydra's reading of a command line, with its complaint as one line.
+
+    Raises:
+        UserError: a flag that is not known, or one that has no meaning here.
+    """
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; mfrun train --help lists the flags")
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_args(argv)
+    read = parser.parse_args(argv)
+    if read.config_path:
+        why = "mfrun's own files stay; --config-dir adds a folder of yours"
+        raise UserError(f"--config-path {read.config_path}: {why}")
+    return read
 
 
 def quote(text: str) -> str:

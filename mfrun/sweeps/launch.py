@@ -167,13 +167,15 @@ def with_latest(argv: list[str], command: str) -> list[str]:
     """The words with ``dir=`` in the place of ``--latest``.
 
     Raises:
-        UserError: there is no run or sweep to go on with, or nobody has said that it should go on.
+        UserError: there is no run or sweep to go on with, or nobody has said that it should go on, or another is named.
     """
     if "--latest" not in argv:
         return argv
     if not any(word.replace(" ", "").lower() == "resume=true" for word in argv):
         raise UserError("--latest: goes on with the newest one below outputs, which resume=true asks for")
     words = [word for word in argv if word != "--latest"]
+    if named := [word for word in words if commandline.translate(word).startswith("dir=")]:
+        raise UserError(f"--latest: and {named[0]} names another; give one of them")
     return [*words, f"dir={newest(sweeps=command == 'sweep')}"]
 
 
