@@ -174,9 +174,9 @@ def width_label(width: float) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def stood_label(width: float, neurons: int | None) -> str:
-    """A width as a table names it, ``1e6 by 256`` where so many neurons stand for it."""
-    return width_label(width) + (f" by {neurons}" if neurons is not None and neurons < width < math.inf else "")
+def stood_label(width: float, neurons: float | None) -> str:
+    """A width as a table names it, ``1e6 by 256`` where so many neurons stand for it; None and NaN are for none."""
+    return width_label(width) + (f" by {neurons:.0f}" if neurons is not None and neurons < width < math.inf else "")
 
 
 def validated(node: DictConfig) -> Config:

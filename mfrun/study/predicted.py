@@ -285,8 +285,7 @@ def beside_text(s: Study, found: Prediction, steps: list[int], folder: str) -> s
     heads = ("mean gap", "predicted", "deviation", "predicted")
     lines.append(f"{'n':>{wide}} {'k':>7}" + "".join(f" {head:>20}" for head in heads) + "  agree")
     for row in table.to_dict("records"):
-        neurons = None if pd.isna(row["neurons"]) else int(row["neurons"])
-        line = f"{stood_label(row['width'], neurons):>{wide}} {row['step']:>7}"
+        line = f"{stood_label(row['width'], row['neurons']):>{wide}} {row['step']:>7}"
         for name in ("gap", "predicted_gap", "deviation", "predicted_deviation"):
             line += f" {row[name]:>10.3g} +-{row[f'{name}_se']:<7.1g}"
         lines.append(f"{line}  {'yes' if row['agrees'] else 'no'}{'' if row['linear'] else ' (not linear)'}")
