@@ -41,7 +41,14 @@ EXPECTED = [
     (["schedule=piecewise", "schedule.times=[5,60]", "steps=0"], ""),
     (["width=inf", "particles.first=32"], "particles.first=32: fewer than 64"),
     (["width=inf", "particles.last=48"], "particles.last=48: fewer than 64"),
-    (["width=1000", "neurons=64"], "neurons=64: 64 neurons of layer 1 represent the law of w poorly"),
+    (["width=1000", "neurons=64"], "neurons=64: 64 neurons of layer 1 represent the law of w in 32 dimensions"),
+    (["width=1000", "neurons=64", "stand_in.first=256"], ""),
+    (
+        ["width=1000", "neurons=256", "dataset.d=1028"],
+        "neurons=256: 256 neurons of layer 1 represent .* 1028 dimensions",
+    ),
+    (["width=1000", "neurons=256", "dataset.d=1024"], ""),
+    (["width=1000", "neurons=64", "stand_in.first=258", "dataset.d=1028"], ""),
     (["width=inf", "particles.first=64", "particles.last=64"], ""),
     (["particles.first=32"], ""),
 ]

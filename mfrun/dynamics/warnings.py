@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # Fewer particles than these are a poor integral over the measure of a layer.
 FEW_PARTICLES = 64
-# And neurons of a first layer that stand for more.
-FEW_STAND_INS = 256
+# And neurons of a first layer that stand for more, or that are fewer than this part of the dimensions of its law.
+FEW_STAND_INS, PART = 256, 0.25
 # A target of a regression seldom has so few values.
 FEW_VALUES = 20
 # (key, value, why it is suspect)
@@ -71,14 +71,14 @@ def few_particles(experiment: Experiment) -> Iterator[Suspicion]:
 
 def few_stand_ins(experiment: Experiment) -> Iterator[Suspicion]:
     """A first layer of few types, whose own error hides what the width does."""
-    blueprint = experiment.blueprint
-    if blueprint.stood_for:
-        first = experiment.architecture.held(blueprint)[0]
-        if first < FEW_STAND_INS:
-            why = (
-                f"{first} neurons of layer 1 represent the law of w poorly; stand_in.first= takes more (docs/width.md)"
-            )
-            yield "neurons", blueprint.neurons, why
+    from mfrun.networks.drawing import AnyWidth
+
+    blueprint, architecture = experiment.blueprint, experiment.architecture
+    if blueprint.stood_for and isinstance(architecture, AnyWidth):
+        first, d = architecture.held(blueprint)[0], architecture.layers_of(blueprint).fan_in
+        if first < max(FEW_STAND_INS, PART * d):
+            how = f"{first} neurons of layer 1 represent the law of w in {d} dimensions poorly"
+            yield "neurons", blueprint.neurons, f"{how}; stand_in.first= takes more (docs/width.md)"
 
 
 def labels_in_the_noise(experiment: Experiment) -> Iterator[Suspicion]:
