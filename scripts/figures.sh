@@ -101,7 +101,7 @@ in_full() {
         sweep 1 full/fig11_cnn +figure=fig11 dataset=arrays "dataset.path=$OUT/full/features.npz" \
             loss=cross_entropy 'widths=[100,200,400,inf]' $few
         pin 1 mfrun data $vgg16 threads=1
-        sweep 1 full/fig11_untrained +figure=fig11 dataset=$vgg16 'widths=[100,200,400,inf]' $few
+        sweep 1 full/fig11_untrained +figure=fig11 dataset=$vgg16 'widths=[100,200,400,inf]' $(few_of fig11)
         ;;
     *) echo "figures.sh full $1: not a figure" >&2 && return 2 ;;
     esac
