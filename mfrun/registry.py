@@ -61,6 +61,10 @@ _WORDS = {
 }
 
 
+# Types of keys, as annotations have them, whose entries hold nothing.
+_FLAT = ("list[float]", "list[int]", "list[str]")
+
+
 def register(kind: str, name: str) -> Callable[[T], T]:
     """Class (or function) decorator: make the component known as ``name`` among those of its ``kind``."""
 
@@ -145,7 +149,7 @@ def imported(name: str, key: str) -> Any:
     if not colon:
         raise ConfigError(key, name or "''", "names an object of your own as package.module:name")
     if name in _distrusted and name not in os.environ.get("MFRUN_IMPORT", "").split(","):
-        trusted = f"where you trust it, set MFRUN_IMPORT={name}, or type {key}={name} again as you resume"
+        trusted = f"where you trust it, set MFRUN_IMPORT={name}, or type the key again as you resume"
         why = f"is named by the run's folder alone; {trusted}"
         raise ConfigError(key, name, why)
     try:
@@ -226,6 +230,11 @@ def conform(component: type[T], given: Mapping[str, Any], key: str) -> T:
         why = f"each {reason(error)}" if entry else reason(error)
         raise ConfigError(f"{key}.{bad}".rstrip("."), given.get(bad, "?"), why) from error
     assert isinstance(values, dict)
+    for field in dataclasses.fields(component):  # type: ignore[arg-type]
+        # OmegaConf lets lists pass as the entries of any list.
+        value = values[field.name]
+        if field.type in _FLAT and any(isinstance(entry, list | dict) for entry in value or ()):
+            raise ConfigError(f"{key}.{field.name}", value, "is a list of single values, [A,B,...]")
     try:
         return component(**{str(k): v for k, v in values.items()})
     except ConfigError as error:

@@ -91,6 +91,10 @@ LINES = [
     ("train resume=null", "resume=null: may not be null"),
     ("train particles=3", "particles=3: is a node"),
     ("train stand_in=[1]", r"stand_in=\[1\]: is a node"),
+    (
+        "train 'architecture.ratios=[[1,1],[1,2]]'",
+        r"architecture.ratios=\[\[1, 1\], \[1, 2\]\]: is a list of single values",
+    ),
     ("train 'architecture.ratios=[a,b]'", r"architecture.ratios=\[a, b\]: each must be a number"),
     ("train steps=null", "steps=null: "),
     ("train alpha=fast", "alpha=fast: must be a number"),

@@ -192,7 +192,7 @@ def test_a_function_that_only_the_folder_names(
     g = "init.g=wrong_embedding:w"
     assert here("train", *TASK, *SMALL, "width=5", "steps=1", g, "dir=r") == 0
     assert here("train", "dir=r", "resume=true", "steps=2") == 2
-    told = "set MFRUN_IMPORT=wrong_embedding:w, or type init.g=wrong_embedding:w again as you resume"
+    told = "set MFRUN_IMPORT=wrong_embedding:w, or type the key again as you resume"
     assert told in capsys.readouterr().err
     assert here("train", "dir=r", "resume=true", "steps=2", g) == 0
     assert here("statics", "r") == 2
@@ -340,7 +340,7 @@ def test_a_sweep_and_what_reads_it() -> None:
         (["init.m=0"], "init.m=0: must be at least 1"),
         (["init.m=7"], "init.m=7: labels of more numbers than the 6 weights of a neuron"),
         (["init.m=7", "init.directions=random"], "init.m=7: labels of more numbers than the 6 weights of a neuron"),
-        (["init.tie=[theta]"], "init.tie=['theta']: lists beta and bias, or nothing"),
+        (["init.tie=[theta]"], "init.tie=[theta]: lists beta and bias, or nothing"),
         (["init.g=cosine"], "init.g=cosine: one of identity, erf, tanh, or your own package.module:function"),
         (["init.tau1=0"], "init.tau1=0.0: labels of layer 1 are projections of w"),
         (["init.noise=-1"], "init.noise=-1.0: a standard deviation is a finite number >= 0"),

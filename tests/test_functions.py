@@ -168,6 +168,18 @@ CLASSES = {
     "schedule.name=mine:Scalar": "xi must be a number >= 0 for each step; here 1.0 for 4",
     "schedule.name=mine:Negative": "xi must be a number >= 0 for each step; here [-1.0, -1.0, -1.0, -1.0] for 4",
     "schedule.name=mine:Raises": "fails (ZeroDivisionError: ",
+    "schedule.name=mine:AList": "xi must return a NumPy array; here a list",
+    "schedule.name=mine:BelowZero": "xi must be a number >= 0 for each step; it is -0.25 at step 6",
+    "activation.name=mine:WritesTooEarly": "its backward is not the derivative of its forward: off by",
+    "activation.name=mine:ChangesH": "changes h, which others read after it",
+    "neuron.name=mine:Early": "its derivative in argument 1 is not that of its value: off by",
+    "loss.name=mine:Unsummed": "must return a number for each sample, (2, 5), from yhat (2, 1, 5); here (2, 1, 5)",
+    "loss.name=mine:in_place": "changes yhat, which others read after it",
+    "evaluation.test_functions=[mine:zeroed]": "changes yhat, which others read after it",
+    "evaluation.test_functions=[mine:of_numpy]": "must return (S, B) from yhat (S, n_out, B); here ndarray",
+    "init.law=mine:Wide": "has mean 0 and variance 1; its samples have mean ",
+    "init.law=mine:Flat": "its samples have another law than its quantiles: off by 0.0",
+    "init.law=mine:Elsewhere": "its samples are others when drawn again; all chance comes from the generator",
     "neuron.name=mine:Wrong": "its derivative in argument 1 is not that of its value: off by",
     "operation.name=mine:WrongPull": "its derivative in argument 2 is not that of its value: off by",
     "logger.name=mine:NoBase": "is no subclass of mfrun.runs.loggers.Logger",
@@ -184,7 +196,8 @@ import numpy as np
 import torch
 from mfrun.dynamics import Schedule
 from mfrun.networks import Activation, Neuron, Pointwise
-from mfrun.problems import PopulationProblem
+from mfrun.networks.laws import Normal, Uniform
+from mfrun.problems import Loss, PopulationProblem, Task
 
 @dataclass
 class NoBase:
@@ -211,6 +224,65 @@ class Raises(Schedule):
         return np.full_like(t, 1 // 0)
 
 @dataclass
+class AList(Schedule):
+    def xi(self, k, t, end):
+        return [1.0 for _ in k]
+
+@dataclass
+class BelowZero(Schedule):
+    def xi(self, k, t, end):
+        return 1 - (k - 1) / 4
+
+@dataclass
+class WritesTooEarly(Activation):
+    def forward(self, h, out):
+        torch.tanh(h, out=out)
+
+    def backward(self, g, h, a, out):
+        torch.mul(a, a, out=out)
+        out.neg_().add_(1).mul_(g)
+
+@dataclass
+class ChangesH(Activation):
+    def forward(self, h, out):
+        torch.tanh(h.mul_(2), out=out)
+
+    def backward(self, g, h, a, out):
+        torch.mul(g, 2 * (1 - a * a), out=out)
+
+@dataclass
+class Unsummed(Loss):
+    tasks = tuple(Task)
+
+    def value(self, y, yhat):
+        return (yhat - y).square()
+
+    def gradient(self, y, yhat):
+        return 2 * (yhat - y)
+
+def in_place(y, yhat):
+    yhat -= y
+    return yhat.square().sum(-2)
+
+def zeroed(y, yhat):
+    return yhat.zero_().sum(-2)
+
+def of_numpy(y, yhat):
+    return yhat.sum(-2).numpy()
+
+class Wide(Normal):
+    def sample(self, shape, generator):
+        return 3 * super().sample(shape, generator)
+
+class Flat(Normal):
+    def sample(self, shape, generator):
+        return Uniform().sample(shape, generator)
+
+class Elsewhere(Normal):
+    def sample(self, shape, generator):
+        return torch.from_numpy(np.random.default_rng().normal(size=shape))
+
+@dataclass
 class Gain(Neuron):
     means: list[float] = field(default_factory=lambda: [1.0])
     deviations: list[float] = field(default_factory=lambda: [0.1])
@@ -223,6 +295,22 @@ class Gain(Neuron):
 class Wrong(Gain):
     def backward(self, sigma, g, theta, h, out):
         return tuple(2 * t for t in super().backward(sigma, g, theta, h, out))
+
+@dataclass
+class Early(Neuron):
+    means: list[float] = field(default_factory=lambda: [1.0])
+    deviations: list[float] = field(default_factory=lambda: [0.1])
+    q = 1
+
+    def forward(self, sigma, theta, h, out):
+        sigma.forward(theta[0] * h, out=out)
+
+    def backward(self, sigma, g, theta, h, out):
+        s = torch.tanh(theta[0] * h)
+        torch.mul(1 - s * s, theta[0], out=out)
+        by_theta = (g * (1 - s * s) * h).sum(-1, keepdim=True)
+        out.mul_(g)
+        return (by_theta,)
 
 @dataclass
 class WrongPull(Pointwise):
@@ -269,9 +357,9 @@ def test_a_class_that_is_not_what_it_should_be(
     monkeypatch.syspath_prepend(".")
     sys.modules.pop("mine", None)
     words = ["~dataset.d", "~dataset.delta"] if word.startswith("dataset") else []
-    assert here("train", "threads=1", "width=4", "depth=3", "steps=2", *words, word, "dir=r") == 2
+    assert here("train", "threads=1", "width=4", "depth=3", "steps=6", *words, word, "dir=r") == 2
     err = capfd.readouterr().err
-    assert err.startswith(f"mfrun: {word}: {CLASSES[word]}")
+    assert err.startswith(f"mfrun: {word.replace('[mine:', '').replace(']', '')}: {CLASSES[word]}")
     assert err.count("\n") == 1
 
 

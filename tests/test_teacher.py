@@ -11,6 +11,7 @@ from commands import LIMIT, TINY, here, rows
 
 from mfrun.dynamics.teacher import Teacher
 from mfrun.errors import ConfigError
+from mfrun.problems.datasets import IsotropicGaussians
 from mfrun.problems.problem import PopulationProblem
 from mfrun.problems.streams import BLOCK
 from mfrun.problems.tasks import Task
@@ -65,6 +66,20 @@ def test_the_teacher_is_the_network_of_its_keys() -> None:
     f = (arrays["W3"][0] @ a + arrays["b3"][0]).T
     torch.testing.assert_close(y, (f - f.mean(0)) / f.std(0), atol=0.03, rtol=0.03)
     assert not torch.allclose(y, load(d=4, width=6, depth=3, outputs=2, seed=4).draw(generator("test", 0), 50_000)[1])
+
+
+@pytest.mark.parametrize("keys", [{}, {"noise": 0.3, "depth": 3}, {"function": "own_teacher:linear"}])
+def test_samples_do_not_depend_on_the_callers_type(keys: dict[str, object]) -> None:
+    """A notebook may have set torch's default to float64."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            problems = load(d=4, **keys), IsotropicGaussians(d=4).load(torch.float32, torch.device("cpu"))
+            found.append([array for problem in problems for array in problem.draw(generator("test", 0), 20)])
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_noise_is_added_to_the_outputs() -> None:

@@ -39,7 +39,7 @@ EXPECTED = [
     # A tenth of a run is judged as the whole is.
     (["schedule=piecewise", "schedule.times=[5,9]", "budget=0.1"], ""),
     (["schedule=piecewise", "schedule.times=[5,60]", "steps=0"], ""),
-    (["width=inf", "particles.first=32"], "particles.first=32: fewer than 64"),
+    (["width=inf", "particles.first=128"], "particles.first=128: fewer than 256"),
     (["width=inf", "particles.last=48"], "particles.last=48: fewer than 64"),
     (["width=1000", "neurons=64"], "neurons=64: 64 neurons of layer 1 represent the law of w in 32 dimensions"),
     (["width=1000", "neurons=64", "stand_in.first=256"], ""),
@@ -49,7 +49,7 @@ EXPECTED = [
     ),
     (["width=1000", "neurons=256", "dataset.d=1024"], ""),
     (["width=1000", "neurons=64", "stand_in.first=258", "dataset.d=1028"], ""),
-    (["width=inf", "particles.first=64", "particles.last=64"], ""),
+    (["width=inf", "particles.first=256", "particles.last=64"], ""),
     (["particles.first=32"], ""),
 ]
 

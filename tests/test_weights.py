@@ -116,6 +116,7 @@ def test_the_picture(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["depth=3", "init.tau3=0.5", "dataset.d=2"],
         ["depth=3", "init.tau2=0"],
         ["depth=3", "init=rademacher"],
+        ["depth=3", "init=embedding", "init.m=1"],
     ],
 )
 def test_other_laws(tmp_path: Path, keys: list[str]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mfrun.config import Config, validated
 from mfrun.dynamics.evaluate import Evaluator, over_sets
-from mfrun.dynamics.schedules import Rates, Schedule
+from mfrun.dynamics.schedules import Rates, Schedule, refuse_negative_rates
 from mfrun.dynamics.steps import Eager, Graphed, Lasting, Steps
 from mfrun.errors import ConfigError, UserError
 from mfrun.networks.architecture import Architecture, Blueprint, Perturbations, StandIn
@@ -187,6 +187,8 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
         raise ConfigError("loss", cfg.loss["name"], why)
     if ":" in cfg.loss["name"]:
         refuse_unless_it_fits(loss, cfg.loss["name"], problem.task, problem.n_out)
+    if ":" in cfg.schedule["name"]:
+        refuse_negative_rates(Rates(schedule, cfg.alpha, cfg.steps, cfg.depth), cfg.schedule["name"])
     _try(test_functions, problem)
     return Experiment(cfg, problem, loss, schedule, test_functions, architecture, blueprint)
 
@@ -282,13 +284,18 @@ def _try(test_functions: dict[str, TestFunction], problem: Problem) -> None:
     for samples in problem.evaluation(0, 100).values() if test_functions else ():
         for x, y in samples:
             for name, phi in test_functions.items():
+                given = torch.linspace(-1, 1, problem.n_out * len(x)).to(x).reshape(1, problem.n_out, len(x))
                 try:
-                    shape = tuple(phi(y, x.new_zeros((1, problem.n_out, len(x)))).shape)
+                    found = phi(y, yhat := given.clone())
                 except ConfigError:
                     raise
                 except Exception as error:  # It is the user's own code.
                     why = f"fails ({type(error).__name__}: {reason(error)})"
                     raise ConfigError("evaluation.test_functions", name, why) from error
+                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                if not torch.equal(yhat, given):
+                    why = "changes yhat, which others read after it"
+                    raise ConfigError("evaluation.test_functions", name, why)
                 if shape not in ((1, len(x)), (len(x),)):
                     why = f"must return (S, B) from yhat (S, n_out, B); here {shape} from {(1, problem.n_out, len(x))}"
                     raise ConfigError("evaluation.test_functions", name, why)

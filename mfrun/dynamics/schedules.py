@@ -68,11 +68,14 @@ def refuse_other_rates(schedule: Schedule, name: str) -> None:
     """
     k = np.arange(1.0, 5.0)
     try:
-        xi = np.asarray(schedule.xi(k, (k - 1) / 4, 1.0), dtype=np.float64)
+        found = schedule.xi(k, (k - 1) / 4, 1.0)
+        xi = np.asarray(found, dtype=np.float64)
     except Exception as error:  # It is the user's own code.
         raise ConfigError("schedule.name", name, f"fails ({type(error).__name__}: {reason(error)})") from error
     if xi.shape != k.shape or not (np.isfinite(xi) & (xi >= 0)).all():
         raise ConfigError("schedule.name", name, f"xi must be a number >= 0 for each step; here {xi.tolist()} for 4")
+    if not isinstance(found, np.ndarray):
+        raise ConfigError("schedule.name", name, f"xi must return a NumPy array; here a {type(found).__name__}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,20 @@ class Rates:
     def of_layers(self, first: int, count: int) -> list[list[float]]:
         """alpha xi(t) multiplier_l of the updates at steps ``first``, ``first`` + 1, ...: (count, layers)."""
         return np.outer(self.common(first, count), self.factors).tolist()
+
+
+def refuse_negative_rates(rates: Rates, name: str) -> None:
+    """Try a class of the user's own at every step of the run.
+
+    Raises:
+        ConfigError: a rate is negative, or none.
+    """
+    with np.errstate(all="ignore"):
+        common = rates.common(0, rates.steps)
+    wrong = np.flatnonzero(~(np.isfinite(common) & (common >= 0)))
+    if len(wrong):
+        k, xi = wrong[0] + 1, common[wrong[0]] / rates.alpha
+        raise ConfigError("schedule.name", name, f"xi must be a number >= 0 for each step; it is {xi:g} at step {k}")
 
 
 @register("schedule", "constant")

@@ -209,7 +209,7 @@ def _product(out: Tensor, start: Tensor, A: Tensor, B: Tensor, **scalars: float)
         if flip_left and n > 1 and b.mT.is_contiguous() and m * n * k <= UNPACKED:
             # Small factors are multiplied where they lie. That takes half as long again where this one has to be
             # flipped on the way, and to flip it first takes a tenth.
-            b, left, flip_left, turned = torch.empty(b.shape), n, 0, b.mT
+            b, left, flip_left, turned = torch.empty(b.shape, dtype=b.dtype), n, 0, b.mT
             found.append(Instruction(replay.TURN, b, turned, None, turned.shape))
         if n == 1 and beta:
             # The array as columns: (k, m) where it is not flipped.

@@ -79,7 +79,7 @@ class Teacher:
             ConfigError: a function of the user's own fails, or gives another shape.
         """
         self._network: Network | None = None
-        self._mean, self._deviation = torch.zeros(self.outputs), torch.ones(self.outputs)
+        self._mean, self._deviation = (make(self.outputs, dtype=torch.float32) for make in (torch.zeros, torch.ones))
         self._refuse_misshapen()
         if self._function is None:
             self._network = DenseArchitecture().draw(self._blueprint())
@@ -92,14 +92,14 @@ class Teacher:
         x = self._x(generator, count)
         y = (self._values(x) - self._mean) / self._deviation
         if self.noise > 0:
-            y = y + self.noise * torch.randn(y.shape, generator=generator)
+            y = y + self.noise * torch.randn(y.shape, generator=generator, dtype=torch.float32)
         if self.task == "classes":
             return x, y.argmax(1)
         return x, torch.where(y[:, 0] < 0, -1.0, 1.0) if self.task == "sign" else y
 
     def _x(self, generator: torch.Generator, count: int) -> Tensor:
         if self._inputs is None:
-            return torch.randn((count, self.d), generator=generator)
+            return torch.randn((count, self.d), generator=generator, dtype=torch.float32)
         return self._inputs(generator, count, self.d).float()
 
     def _values(self, x: Tensor) -> Tensor:

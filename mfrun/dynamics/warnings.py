@@ -11,8 +11,8 @@ from mfrun.runs.progress import say
 if TYPE_CHECKING:
     from mfrun.dynamics.experiment import Experiment
 
-# Fewer particles than these are a poor integral over the measure of a layer.
-FEW_PARTICLES = 64
+# Fewer particles than these are a poor integral over the measure of a layer, and their bars too short.
+FEW_PARTICLES = {"first": 256, "last": 64}
 # And neurons of a first layer that stand for more, or that are fewer than this part of the dimensions of its law.
 FEW_STAND_INS, PART = 256, 0.25
 # A target of a regression seldom has so few values.
@@ -60,11 +60,11 @@ def targets_like_classes(experiment: Experiment) -> Iterator[Suspicion]:
 
 def few_particles(experiment: Experiment) -> Iterator[Suspicion]:
     """An n = infinity that is little more than a small network."""
-    for key in ("first", "last") if math.isinf(experiment.cfg.width) else ():
+    for key, least in FEW_PARTICLES.items() if math.isinf(experiment.cfg.width) else ():
         count = getattr(experiment.blueprint.particles, key)
-        if count < FEW_PARTICLES:
+        if count < least:
             why = (
-                f"fewer than {FEW_PARTICLES} particles stand poorly for n = infinity; the columns _bar show how poorly"
+                f"fewer than {least} particles stand poorly for n = infinity, and the columns _bar say too little of it"
             )
             yield f"particles.{key}", count, why
 

@@ -216,24 +216,29 @@ class OfFunction(Activation):
 
 @checks("activation")
 def refuse_wrong_derivative(activation: Activation, name: str) -> None:
-    """Hold the derivative of a class to differences of its values.
+    """Hold the derivative of a class to differences of its values; training hands it g for ``out``.
 
     Raises:
-        ConfigError: they differ, by how much.
+        ConfigError: they differ, by how much, or the class writes to h.
     """
-    h = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul_(2)
-    step = 1e-6
+    random = torch.Generator().manual_seed(0)
+    h, g = (torch.randn(200, generator=random, dtype=torch.float64).mul_(2) for _ in range(2))
+    given, step = h.clone(), 1e-6
     try:
         a, above, below, found = (torch.empty_like(h) for _ in range(4))
-        activation.forward(h, out=a)
         activation.forward(h + step, out=above)
         activation.forward(h - step, out=below)
-        activation.backward(torch.ones_like(h), h, a, out=found)
+        activation.forward(h, out=a)
+        activation.backward(g, h, a, out=found)
+        activation.backward(in_place := g.clone(), h, a, out=in_place)
     except Exception as error:  # It is the user's own code.
         raise ConfigError("activation.name", name, f"fails ({type(error).__name__}: {error})") from error
-    true = (above - below) / (2 * step)
-    off = float((found - true).abs().max() / true.abs().max().clamp_min(1e-12))
+    if not torch.equal(h, given):
+        raise ConfigError("activation.name", name, "changes h, which others read after it")
+    true = g * (above - below) / (2 * step)
+    both = torch.stack([found - true, in_place - true]).abs().amax(0)
+    off = float(both.max() / true.abs().max().clamp_min(1e-12))
     if not off < 1e-5:
-        at = float(h[(found - true).abs().argmax()])
+        at = float(h[both.argmax()])
         why = f"its backward is not the derivative of its forward: off by {off:.2g} of the largest, at h = {at:.3g}"
         raise ConfigError("activation.name", name, why)

@@ -49,7 +49,8 @@ class Convolution:
         ratio: n_l / n.
         kernel: side of the receptive field, in pixels.
         stride: of the convolution.
-        padding: zeros added on every side; None for kernel // 2, which keeps the size of the image at stride 1.
+        padding: zeros added on every side; None for kernel // 2, which keeps the size of the image at stride 1
+            where the kernel is odd.
         pool: side of the region of which the maximum is taken; 1 for no pooling.
         pool_stride: of the pooling; None for ``pool``.
         pool_padding: pixels added on every side, which are never the maximum.

@@ -134,8 +134,9 @@ class Embedding(IID):
     def _directions(self, fan_in: int) -> Tensor:
         """(m, fan_in), with rows of length 1, so that projections of w have variance 1."""
         if self.directions == "random":
-            drawn = torch.randn((fan_in, self.m), generator=generator("directions", self.directions_seed)).double()
-            return torch.linalg.qr(drawn).Q.T
+            random = generator("directions", self.directions_seed)
+            drawn = torch.randn((fan_in, self.m), generator=random, dtype=torch.float32)
+            return torch.linalg.qr(drawn.double()).Q.T
         assert self._seen is not None, "look() comes before a network is drawn"
         if self._seen.shape[1] != fan_in:
             why = f"are directions among {self._seen.shape[1]} numbers; a neuron of layer 1 has {fan_in} weights"

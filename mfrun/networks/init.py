@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mfrun.errors import ConfigError
-from mfrun.networks.laws import Law
+from mfrun.networks.laws import Law, refuse_unless_a_law
 from mfrun.networks.neurons import Neuron
 from mfrun.registry import base, find, register
 
@@ -200,6 +200,8 @@ class IID(InitialLaw):
             self.entries = find("law", self.law, "law")()
         except TypeError as error:
             raise ConfigError("law", self.law, f"no law: it cannot be called without arguments ({error})") from error
+        if ":" in self.law:
+            refuse_unless_a_law(self.entries, self.law)
         self.zero_mean = self.mu2 == 0
 
     def coordinates(self, l: int, layers: Layers, neuron: Neuron) -> dict[str, int]:

@@ -109,7 +109,8 @@ def refuse_wrong_neuron(neuron: Neuron, name: str) -> None:
         return out
 
     def pull(g: Tensor, *at: Tensor) -> list[Tensor]:
-        by_theta = neuron.backward(sigma, g, at[:-1], at[-1], out=(out := torch.empty_like(h)))
+        # As in training, ``out`` is g itself.
+        by_theta = neuron.backward(sigma, out := g.clone(), at[:-1], at[-1], out=out)
         return [*by_theta, out]
 
     refuse_wrong_derivatives("neuron.name", name, value, pull, (*(t + 1 for t in theta), h))

@@ -57,7 +57,8 @@ class _Perturbed(Lumps):
         return sample("sobol", law, m, count, (*self.key, l), purpose="perturbed").expand(self.S, -1, -1)
 
     def _counts(self, l: int, typed: bool) -> Tensor:
-        return torch.full((self.S, self.sizes[l] // self.copies), self.widths[l] * self.copies / self.sizes[l]).double()
+        count = self.widths[l] * self.copies / self.sizes[l]
+        return torch.full((self.S, self.sizes[l] // self.copies), count, dtype=torch.float32).double()
 
     def _measure(self, l: int) -> Measure:
         if not any(names_of(self.blueprint, self.layers)[l].values()):

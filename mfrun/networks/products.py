@@ -101,8 +101,8 @@ def _onednn_pays(threads: int) -> bool:
     """Whether oneDNN is much faster here than torch's choice, and as exact: so on CPUs with AVX-512 but without AMX
     that MKL takes for older ones."""
     generator = torch.Generator().manual_seed(0)
-    A, B = torch.randn((512, 512), generator=generator), torch.randn((512, 128), generator=generator)
-    exact, out = A.double() @ B.double(), torch.empty((512, 128))
+    A, B = (torch.randn((512, k), generator=generator, dtype=torch.float32) for k in (512, 128))
+    exact, out = A.double() @ B.double(), torch.empty((512, 128), dtype=torch.float32)
     before, seconds = _cpu.fp32_precision, {}
     try:
         for setting in ("ieee", "bf16"):

@@ -49,7 +49,7 @@ class IsotropicGaussians:
     def draw(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
         """``count`` samples: x (count, d), y (count,), float32."""
         y = torch.randint(0, 2, (count,), generator=generator).float().mul_(2).sub_(1)
-        x = torch.randn((count, self.d), generator=generator)
+        x = torch.randn((count, self.d), generator=generator, dtype=torch.float32)
         return x.mul_(y.mul(self.delta).add_(1).unsqueeze(1)), y
 
 

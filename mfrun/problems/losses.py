@@ -123,12 +123,17 @@ class OfFunction(Loss):
         values = self._function(y, yhat)
         expected = (*yhat.shape[:-2], yhat.shape[-1])
         if tuple(values.shape) != expected:
-            why = f"must return a number for each sample, {expected}, from yhat {tuple(yhat.shape)}"
-            raise ConfigError("loss.name", self._name, f"{why}; here {tuple(values.shape)}")
+            raise ConfigError("loss.name", self._name, misshapen(expected, yhat, values))
         return values
 
     def gradient(self, y: Tensor, yhat: Tensor) -> Tensor:
         return _by_autograd(self, y, yhat)
+
+
+def misshapen(expected: tuple[int, ...], yhat: Tensor, values: Tensor) -> str:
+    """What is wrong with values of another shape."""
+    why = f"must return a number for each sample, {expected}, from yhat {tuple(yhat.shape)}"
+    return f"{why}; here {tuple(values.shape)}"
 
 
 def _by_autograd(loss: Loss, y: Tensor, yhat: Tensor) -> Tensor:
@@ -151,13 +156,18 @@ def refuse_unless_it_fits(loss: Loss, name: str, task: Task, n_out: int) -> None
     else:
         y = torch.randn((n_out, 5), generator=g, dtype=torch.float64)
         y = y.sign() if task is Task.SIGN else y
+    given = yhat.clone()
     try:
-        found, true = loss.gradient(y, yhat.clone()), _by_autograd(loss, y, yhat)
+        values, found, true = loss.value(y, yhat), loss.gradient(y, yhat), _by_autograd(loss, y, given)
     except ConfigError:
         raise
     except Exception as error:  # It is the user's own code.
         why = f"fails on {task.value} labels ({type(error).__name__}: {str(error).splitlines()[0]})"
         raise ConfigError("loss.name", name, why) from error
+    if tuple(values.shape) != (2, 5):
+        raise ConfigError("loss.name", name, misshapen((2, 5), yhat, values))
+    if not torch.equal(yhat, given):
+        raise ConfigError("loss.name", name, "changes yhat, which others read after it")
     off = float((found - true).abs().max() / true.abs().max().clamp_min(1e-12))
     if not off < 1e-6:
         raise ConfigError("loss.name", name, f"its gradient is not the derivative of its value: off by {off:.2g}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.interpolate
 import scipy.stats
 import torch
@@ -212,7 +213,12 @@ def _nodes(start: Network, network: Network, depth: int, p: Array) -> list[tuple
         _, of = np.unique(np.column_stack([np.zeros(p.shape[1]), *rest]), axis=0, return_inverse=True)
         for value in np.unique(of[p[s] > 0]):
             here = (of == value) & (p[s] > 0)
-            groups.append((before[s].ravel()[here], now[s].ravel()[here], float(p[s][here].sum())))
+            start_here, now_here, p_here = before[s].ravel()[here], now[s].ravel()[here], p[s][here]
+            # A label that an initial law adds repeats the nodes of beta, once for each of its own.
+            repeated = pd.Series(start_here).groupby(start_here).cumcount().to_numpy()
+            for k in np.unique(repeated):
+                of_label = repeated == k
+                groups.append((start_here[of_label], now_here[of_label], float(p_here[of_label].sum())))
     return groups
 
 
