@@ -24,7 +24,6 @@ from mfrun.files import plain
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
 from mfrun.runs.progress import WRITES_TO
 from mfrun.shell import commandline, options
-from mfrun.shell.hydra import PRINTING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -428,7 +427,7 @@ def _words(overrides: Sequence[str]) -> list[str]:
     if not listed or not all(isinstance(word, str) for word in overrides):
         raise UserError(f"{overrides!r}: takes a list of words, as in ['dataset=mnist', 'depth=4']")
     for word in overrides:
-        if word.split("=")[0] in ("--help", "-h", "--dry-run", *PRINTING):
+        if word in ("--help", "-h", "--dry-run") or commandline.prints(word):
             raise UserError(f"{word}: is for the command line; from Python it trains nothing")
     return list(overrides)
 

@@ -79,6 +79,35 @@ def test_info_defaults() -> None:
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize(("short", "long"), [("-cjob", "--cfg=job"), ("-iconfig", "--info=config")])
+def test_a_flag_s_value_may_be_joined_to_it(short: str, long: str) -> None:
+    assert mfrun("train", short, "width=7") == mfrun("train", long, "width=7")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--resolve"], "--resolve: is about what --cfg prints"),
+        (["--package", "nix"], "--package: is about what --cfg prints"),
+        (["--multirun"], "--multirun: has no meaning here"),
+        (["--run"], "--run: has no meaning here"),
+        (["--experimental-rerun", "x"], "--experimental-rerun x: dir=FOLDER resume=true goes on"),
+        (["--hyd"], "unrecognized arguments: --hyd"),
+        (["-cdfoo"], "invalid choice: 'dfoo'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_flags_without_a_meaning_are_refused(
+    command: str, flags: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert here(command, *TINY, "steps=1", *flags) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(Path().iterdir()) == []
+
+
 # -- train -----------------------------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,14 @@ from mfrun import config
 from mfrun.errors import UserError
 from mfrun.registry import reason
 
+# Hydra's flags that print something and train nothing; the short ones may have what they print joined to them, -cjob,
+# which -cd, -cn and -cp do not begin.
+_PRINTING = re.compile(r"(--(cfg|info|hydra-help|shell-completion|version)|-c|-i|-sc)(=.*)?$|-(c(?![dnp])|i)\w")
 # Hydra's flags that a value follows.
-_VALUED = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+_VALUED = (
+    *("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"),
+    "--experimental-rerun",
+)
 
 # A number with an exponent that stands by itself, and is no folder of a path.
 _EXPONENT = re.compile(r"(?<![\w./+-])\d+(?:\.\d*)?[eE]\+?\d+(?![\w./])")
@@ -33,8 +39,6 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     words = iter(argv)
     for word in words:
-        if word in ("-m", "--multirun"):  # mfrun sweep says it itself, mfrun train refuses several values.
-            continue
         if word in _VALUED:
             flags += [word, *itertools.islice(words, 1)]
         elif word.startswith("-"):
@@ -45,6 +49,11 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
         else:
             overrides.append(_plain(translate(word)))
     return flags, overrides
+
+
+def prints(word: str) -> bool:
+    """Whether a word is a flag of Hydra's that prints something and trains nothing."""
+    return _PRINTING.match(word) is not None
 
 
 def config_dirs(words: list[str]) -> list[str]:
@@ -90,11 +99,19 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"{message}; mfrun train --help lists the flags")
 
     parser = get_args_parser()
+    parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
     read = parser.parse_args(argv)
     if read.config_path:
         why = "mfrun's own files stay; --config-dir adds a folder of yours"
         raise UserError(f"--config-path {read.config_path}: {why}")
+    if read.run or read.multirun:
+        said = "--multirun" if read.multirun else "--run"
+        raise UserError(f"{said}: has no meaning here; mfrun train trains one network, mfrun sweep several")
+    if read.experimental_rerun:
+        raise UserError(f"--experimental-rerun {read.experimental_rerun}: dir=FOLDER resume=true goes on with a run")
+    if not read.cfg and (read.resolve or read.package):
+        raise UserError(f"{'--resolve' if read.resolve else '--package'}: is about what --cfg prints")
     return read
 
 

@@ -25,9 +25,6 @@ from mfrun.shell.compose import compose
 
 Task = Callable[[DictConfig], Any]
 
-# Hydra's flags that print something and train nothing.
-PRINTING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
-
 
 class Composed(ConfigLoaderImpl):
     """Gives the jobs of a sweep the configurations that have been composed for the checks.
@@ -143,7 +140,7 @@ def only_prints(command: str, argv: list[str]) -> bool:
     if "--help" in argv or "-h" in argv:
         print(usage.text(command, commandline.config_dirs(argv)))
         return True
-    if not any(a.split("=")[0] in PRINTING for a in argv):
+    if not any(map(commandline.prints, argv)):
         return False
     argv = [commandline.translate(a) for a in argv]
     args = commandline.arguments(argv)
