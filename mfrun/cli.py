@@ -50,10 +50,16 @@ def main(argv: list[str] | None = None) -> None:
             code = run(sys.argv[1:] if argv is None else argv)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of a pipe has gone (mfrun ... | head); that is no error of ours, and there is nobody to tell.
+    except OSError as error:
+        # What is left to print has no place to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+        # The reader of a pipe has gone (mfrun ... | head); that is no error of ours, and there is nobody to tell.
+        if not isinstance(error, BrokenPipeError):
+            from mfrun.errors import of_the_system
+
+            print(f"mfrun: {of_the_system(error, trains=False)}", file=sys.stderr)
+            code = 1
     sys.exit(code)
 
 
@@ -61,7 +67,7 @@ def run(argv: list[str]) -> int:
     """Run one command.
 
     Returns:
-        Its exit code; what went wrong has been said in one line.
+        Its exit code; what went wrong has been said, in one line or with ``--debug`` as a traceback.
     """
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
@@ -86,21 +92,31 @@ def run(argv: list[str]) -> int:
     try:
         return command(argv[1:])
     except UserError as error:
-        if debug:
-            raise
-        print(f"mfrun: {_place(error, argv)}{error}", file=sys.stderr)
+        _tell(f"{_place(error, argv)}{error}", debug)
         return 2
     except Interrupted as error:
         print(f"mfrun: stopped; the state is saved; {error.again or 'resume=true'} goes on from it", file=sys.stderr)
         return 128 + error.signal_number
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
-        if debug or isinstance(error, BrokenPipeError):
-            raise
-        said = of_the_system(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        print(f"mfrun: {said} (--debug shows where)", file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _tell(f"{of_the_system(error, trains=argv[0] in TRAINING)} (--debug shows where)", debug)
         return 1
+    except Exception as error:
+        _tell(f"{type(error).__name__}: {error} (--debug shows where)", debug)
+        return 1
+
+
+def _tell(line: str, debug: bool) -> None:
+    """Say what went wrong, in one line or as the traceback of the error in hand."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    else:
+        print(f"mfrun: {line}", file=sys.stderr)
 
 
 def _command(target: str, options: str | None = None) -> Command:
@@ -138,6 +154,8 @@ def _complete(argv: list[str]) -> int:
     return completion.complete(argv, COMMANDS)
 
 
+# The commands whose states are on disk when they are cut short.
+TRAINING = ("train", "sweep", "predict")
 COMMANDS: dict[str, Command] = {
     "train": _command("mfrun.sweeps.launch:train"),
     "sweep": _command("mfrun.sweeps.launch:sweep"),

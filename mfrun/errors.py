@@ -31,10 +31,10 @@ def typed(value: object) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
-def of_the_system(error: OSError) -> str:
-    """What the system says of a file, and what a full disk asks for, in one line."""
+def of_the_system(error: OSError, trains: bool = True) -> str:
+    """What the system says of a file, in one line, and on a full disk what becomes of the run that was trained."""
     said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if trains and error.errno in (errno.ENOSPC, errno.EDQUOT):
         said += "; what was saved before is whole, and resume=true goes on from it once there is room"
     return said
 

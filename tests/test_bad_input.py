@@ -639,9 +639,13 @@ def test_folder_without_permission(folder: Path, capfd: pytest.CaptureFixture[st
     assert "dir=locked/r: no permission to write" in err
 
 
-def test_debug_shows_the_traceback(folder: Path) -> None:
-    with pytest.raises(Exception, match="width=0"):
-        cli.main(["train", "width=0", "--debug"])
+def test_debug_shows_the_traceback(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In the place of the line; the exit code is the same."""
+    for words in (["train", "width=0"], ["plot", "nowhere"]):
+        code, _, err = run([*words, "--debug"], capfd)
+        assert code == 2
+        assert err.startswith("Traceback (most recent call last)")
+        assert words[1] in err.splitlines()[-1]
 
 
 REPRESENTATIVE = [

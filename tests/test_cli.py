@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import re
 import signal
@@ -106,6 +107,22 @@ def test_flags_without_a_meaning_are_refused(
     assert said in error
     assert error.count("\n") == 1
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_that_reads_says_nothing_of_training_where_the_disk_is_full(unbuffered: str) -> None:
+    assert here("train", *TINY, "steps=1", "dir=r") == 0
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mfrun", "status", "r"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert done.returncode == 1
+    assert re.fullmatch(r"mfrun: No space left on device( \(--debug shows where\))?\n", done.stderr)
 
 
 # -- train -----------------------------------------------------------------------------------------------------------
