@@ -37,7 +37,8 @@ For example:
   mfrun plot --latest
   mfrun train dir=outputs/mnist/2026-01-31_12-00-00 resume=true
 
-Exit codes: 0 done, 1 a run or check failed, 2 bad input, 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM.
+Exit codes: 0 done, 1 a run or check failed, 2 bad input, 3 the run (or every run of a sweep) diverged, 130 and 143
+stopped by Ctrl-C and SIGTERM.
 Add --debug to any command for the full traceback of an error."""
 
 

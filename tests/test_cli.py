@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -364,6 +365,23 @@ def test_diverging_run_in_a_sweep(capfd: pytest.CaptureFixture[str]) -> None:
     for n in (3, 4):
         assert status(f"s/width={n},alpha=1000000.0")["state"] == "diverged"
         assert status(f"s/width={n},alpha=0.01")["state"] == "finished"
+
+
+def test_a_sweep_that_only_diverged_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    argv = [*TINY[2:], "threads=1", "widths=[3,4]", "alpha=1e6", "steps=3000", "dir=s"]
+    assert here("sweep", *argv) == 3
+    assert here("sweep", "dir=s", "resume=true") == 3
+
+
+def test_commands_that_are_suggested_can_be_typed(capfd: pytest.CaptureFixture[str]) -> None:
+    place = Path("a b/it's")
+    assert here("sweep", *TINY[2:], "threads=1", "widths=[3]", "steps=1", f"dir={place}") == 0
+    said = [shlex.split(capfd.readouterr().out.splitlines()[-1])]
+    assert said == [["mfrun", "plot", str(place)]]
+    assert here("train", f"dir={place}", "resume=true") == 2
+    command = capfd.readouterr().err.partition("; ")[2].removesuffix(" goes on with it\n")
+    assert shlex.split(command) == ["mfrun", "sweep", f"dir={place}", "resume=true"]
+    assert here(*shlex.split(command)[1:]) == 0
 
 
 def test_stopped_sweep_goes_on(capfd: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,25 @@ def test_an_unknown_launcher(capfd: pytest.CaptureFixture[str]) -> None:
     assert re.match(rf"mfrun: hydra/launcher=slurm: unknown; one of {known}", capfd.readouterr().err)
 
 
+def test_without_slurm_nothing_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The plugin is here, or a package of its name; Slurm is not."""
+    if not installed("submitit"):
+        package = folder / "lib" / "hydra_plugins" / "hydra_submitit_launcher"
+        package.mkdir(parents=True)
+        (package / "submitit_launcher.py").touch()
+        monkeypatch.syspath_prepend(folder / "lib")
+    monkeypatch.setenv("PATH", "")
+    before = sorted(folder.rglob("*"))
+    for words in ([], ["dir=s"]):
+        assert here("sweep", *SWEEP, "hydra/launcher=submitit_slurm", *words) == 2
+        said = capfd.readouterr().err
+        assert said.startswith("mfrun: hydra/launcher=submitit_slurm: no srun on this machine")
+        assert said.count("\n") == 1
+    assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in path.parts] == before
+
+
 # A launcher's process: a handler like submitit's is in place before the job is called, here by Hydra's own launcher,
 # which a scheduler calls again with the same words.
 JOB = """\

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import math
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -99,8 +100,11 @@ def sweep(argv: list[str]) -> int:
     from mfrun.runs.status import table
 
     print(table([run.folder for run in runs]))
-    print(f"\nmfrun plot {top}")
-    return 0 if well and all(run.folder.done() for run in runs) else 1
+    print(f"\n{shlex.join(['mfrun', 'plot', str(top)])}")
+    if not well or not all(run.folder.done() for run in runs):
+        return 1
+    # A sweep over alpha may find where training diverges; one that finds nothing else has trained nothing.
+    return 3 if all(run.folder.status()["state"] == "diverged" for run in runs) else 0
 
 
 def sweep_runs(command: str, flags: list[str], overrides: list[str]) -> tuple[Path, list[Run]]:
@@ -122,7 +126,7 @@ def sweep_runs(command: str, flags: list[str], overrides: list[str]) -> tuple[Pa
     top, runs, well = _swept(command, flags, overrides, resume.asked(commandline.first(overrides), flags))
     unfinished = [run.name for run in runs if not run.folder.done()]
     if unfinished or not well:
-        raise UserError(f"{top}: {', '.join(unfinished)} failed; mfrun status {top}")
+        raise UserError(f"{top}: {', '.join(unfinished)} failed; {_status(top)}")
     return top, runs
 
 
@@ -134,6 +138,7 @@ def _swept(command: str, flags: list[str], overrides: list[str], master: DictCon
     ):
         asked = _Sweep.of(flags, overrides, master, top)
         runs = asked.checked()
+        asked.refuse_without_slurm()
         if asked.local:
             from mfrun.sweeps.estimate import refuse_too_large
 
@@ -145,6 +150,11 @@ def _swept(command: str, flags: list[str], overrides: list[str], master: DictCon
             well = asked.train(runs)
             Tolerated(asked.base.logger).tell("finish_sweep", top)
     return top, runs, well
+
+
+def _status(top: Path) -> str:
+    """The command that says how a sweep stands, as it is typed."""
+    return shlex.join(["mfrun", "status", str(top)])
 
 
 def _dry_run(asked: _Sweep) -> int:
@@ -315,6 +325,16 @@ class _Sweep:
             for job in self.jobs
         ]
 
+    def refuse_without_slurm(self) -> None:
+        """Refuse to hand runs to Slurm where there is none, which its launcher finds out when files are written.
+
+        Raises:
+            ConfigError: its programs are not here.
+        """
+        if self.launcher == "submitit_slurm" and shutil.which("srun") is None:
+            why = "no srun on this machine; jobs are handed in where Slurm is, and submitit_local rehearses them here"
+            raise ConfigError("hydra/launcher", self.launcher, why)
+
     def record(self) -> None:
         """Write what those who resume it have to know."""
         swept = commandline.swept_keys(self.parsed)
@@ -330,7 +350,8 @@ class _Sweep:
             launcher = SideBySide(dict(zip(jobs, runs, strict=True)))
             return all(result.return_value for result in hydra.launch(self.master, jobs, train_job, launcher))
         where = f"hydra/launcher={self.launcher}"
-        say(f"mfrun: {len(runs)} runs go to {where}; mfrun status {self.top} says how they stand")
+        go = "1 run goes" if len(runs) == 1 else f"{len(runs)} runs go"
+        say(f"mfrun: {go} to {where}; {_status(self.top)} says how they stand")
         try:
             return all(result.return_value for result in hydra.launch(self.master, jobs, train_job))
         except Exception as error:
