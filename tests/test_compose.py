@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_configurations_are_those_that_hydra_composes(words: list[str]) -> None:
 def test_a_value_of_another_type_is_refused_by_its_word() -> None:
     with pytest.raises(UserError, match=r"^depth=x: "):
         compose_jobs([["depth=3"], ["depth=x"]], [])
+
+
+def test_threads_of_a_program_train_at_once() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda k: mfrun.train([*TINY, f"seed.init={k}", "steps=2", f"dir=r/{k}"]), range(4)))
+    assert [run.config["seed"]["init"] for run in runs] == [0, 1, 2, 3]
+    assert {run.status["state"] for run in runs} == {"finished"}
 
 
 def test_files_are_composed_once_for_all_widths(monkeypatch: pytest.MonkeyPatch) -> None:

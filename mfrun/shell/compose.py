@@ -6,7 +6,10 @@ import copy
 import functools
 import os
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -25,6 +28,9 @@ from mfrun.shell import commandline
 
 # conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
+
+# Hydra has one place in a process for what it composes with; threads of a program take it in turn.
+_composing = threading.RLock()
 
 # What other programs' words are here.
 ELSEWHERE = {
@@ -149,10 +155,13 @@ def folder(node: DictConfig) -> Path:
     return path
 
 
-def _hydra() -> hydra.initialize_config_dir:
-    """A context in which Hydra composes configurations out of the files of this package."""
-    GlobalHydra.instance().clear()
-    return hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun")
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """A context in which Hydra composes configurations out of the files of this package, for one thread at a time."""
+    with _composing:
+        GlobalHydra.instance().clear()
+        with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
+            yield
 
 
 def _source(flags: list[str]) -> tuple[str, list[str]]:
