@@ -9,9 +9,13 @@
 from __future__ import annotations
 
 import argparse
+import operator
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -19,7 +23,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from mfrun.config import flatten, parse_width, stood_label
-from mfrun.errors import UserError
+from mfrun.errors import UserError, typed
 from mfrun.files import plain
 from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
 from mfrun.runs.progress import WRITES_TO
@@ -96,18 +100,20 @@ class Run:
     """
 
     def __init__(self, path: str | Path, experiment: Experiment | None = None) -> None:
-        self.directory, self._experiment = RunDirectory(path), experiment
+        # Programs change their working folder; the run stays where it is.
+        self.directory, self._experiment = RunDirectory(Path(path).absolute()), experiment
+        self._shown = path
         if not self.directory.exists():
             raise UserError(f"{path}: no run here")
 
     def __repr__(self) -> str:
         status = self.status
         n = stood_label(self.width, self.neurons)
-        return f"<Run {self.path}: n = {n}, {status['state']}, step {status.get('step', 0)}>"
+        return f"<Run {self._shown}: n = {n}, {status['state']}, step {status.get('step', 0)}>"
 
     @property
     def path(self) -> Path:
-        """Its folder."""
+        """Its folder, absolute."""
         return self.directory.path
 
     @property
@@ -212,11 +218,13 @@ class Run:
         experiment, network = self._with_layer(layer, step)
         problem = experiment.problem
         if not isinstance(problem, FiniteProblem):
-            raise UserError(f"{self.path}: its data set draws fresh samples; features are those of a fixed set")
+            raise UserError(f"{self._shown}: its data set draws fresh samples; features are those of a fixed set")
         if self.width == np.inf or self.neurons is not None:
-            raise UserError(f"{self.path}: features are those of n real neurons; it stands for {self.width:g}")
+            raise UserError(f"{self._shown}: features are those of n real neurons; it stands for {self.width:g}")
+        there = f"the replicates are 0 to {network.replicates - 1}"
+        replicate = _whole("replicate", replicate, there)
         if not 0 <= replicate < network.replicates:
-            raise UserError(f"replicate={replicate}: the replicates are 0 to {network.replicates - 1}")
+            raise UserError(f"replicate={replicate}: {there}")
         arrays: dict[str, Any] = {}
         for split, (_, y) in problem.data.items():
             chunks = torch.split(torch.arange(len(y), device=problem.device), CHUNK)
@@ -238,22 +246,23 @@ class Run:
         """
         there = self.directory.kernel_steps()
         if step is None and not there:
-            raise UserError(f"{self.path}: no kernels here; evaluation.kernels=P asks for those of P samples")
-        at = there[-1] if step is None else step
+            raise UserError(f"{self._shown}: no kernels here; evaluation.kernels=P asks for those of P samples")
+        at = there[-1] if step is None else _whole("step", step)
         return LayerKernels(at, **self.directory.kernels(at))
 
     def _with_layer(self, layer: int, step: int | None) -> tuple[Experiment, Network]:
         """The first part of a network that has this hidden layer."""
         experiment, network = self._restored(step)
         network = network.parts[0]
-        layers = len(network.widths)
-        if not isinstance(layer, (int, np.integer)) or not 1 <= layer <= layers:
-            raise UserError(f"layer={layer}: the hidden layers are 1 to {layers}")
+        there = f"the hidden layers are 1 to {len(network.widths)}"
+        if not 1 <= _whole("layer", layer, there) <= len(network.widths):
+            raise UserError(f"layer={layer}: {there}")
         return experiment, network
 
     def _restored(self, step: int | None) -> tuple[Experiment, Network]:
         from mfrun.dynamics.experiment import load_into, restore
 
+        step = None if step is None else _whole("step", step)
         if self._experiment is None:
             self._experiment, network, _ = restore(self.directory, step)
         else:
@@ -273,7 +282,8 @@ class Sweep(Sequence[Run]):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        # Programs change their working folder; the sweep stays where it is.
+        self.path, self._shown = Path(path).absolute(), path
         runs = [Run(found.path) for found in find_runs(path)]
         flat = [{**flatten(config), **_names(config)} for config in (run.config for run in runs)]
         swept = (read_sweep(self.path) or {}).get("swept")
@@ -286,8 +296,10 @@ class Sweep(Sequence[Run]):
         self.runs = sorted(runs, key=lambda run: ([_order(v) for v in values[id(run)].values()], run.width))
 
     def __repr__(self) -> str:
-        done = sum(run.directory.done() for run in self.runs)
-        return f"<Sweep {self.path}: {', '.join(['width', *self.swept])}; {done} of {len(self)} runs done>"
+        # Those that it has not come to yet are among them.
+        every = list(find_runs(self.path, waiting=True))
+        done = sum(run.done() for run in every)
+        return f"<Sweep {self._shown}: {', '.join(['width', *self.swept])}; {done} of {len(every)} runs done>"
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -318,7 +330,10 @@ class Sweep(Sequence[Run]):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One tidy table: a row for each run, evaluation and replicate, with the width and each swept key in front."""
+        """One tidy table: a row for each run, evaluation and replicate, with the width and each swept key in front.
+
+        Lists are there as the text that a command line has, ``"[1, 1, 2]"``, by which rows can be grouped.
+        """
         import pandas as pd
 
         frames = []
@@ -326,7 +341,7 @@ class Sweep(Sequence[Run]):
             frame = run.frame
             for place, (key, value) in enumerate(self._values[id(run)].items(), 1):
                 if key not in frame:
-                    frame.insert(place, key, [value] * len(frame))
+                    frame.insert(place, key, [typed(value) if isinstance(value, list) else value] * len(frame))
             frames.append(frame)
         whole = pd.concat(frames, ignore_index=True)
         if "neurons" in whole:
@@ -361,7 +376,9 @@ def train(overrides: Sequence[str]) -> Run:
     """
     from mfrun.sweeps import launch
 
-    trained = launch.train_run(*commandline.split(launch.with_latest(_words(overrides), "train")))
+    words = launch.with_latest(_words(overrides), "train")
+    with _threads_kept():
+        trained = launch.train_run(*commandline.split(words))
     return Run(trained.folder.path, trained.experiment)
 
 
@@ -369,25 +386,31 @@ def sweep(overrides: Sequence[str]) -> Sweep:
     """``mfrun sweep`` with these words.
 
     It runs in a process of its own: its runs are copies of a process that has used no threads, as this one may have.
+    Modules of your own are looked for there where they are here, along ``sys.path``.
 
     Raises:
         UserError: what the command says in one line.
-        KeyboardInterrupt: it was stopped; ``resume=true`` goes on.
+        KeyboardInterrupt: it was stopped, and has saved its states; ``resume=true`` goes on.
     """
     command = [sys.executable, "-m", "mfrun", "sweep", *_words(overrides)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    said = top = ""
-    assert process.stderr is not None
-    try:
-        for said in process.stderr:
-            print(said, end="", file=sys.stderr)
-            top = top or (said.strip().removeprefix(WRITES_TO) if said.startswith(WRITES_TO) else "")
-    finally:
-        code = process.wait()
-    if code >= 128 or code < 0:
-        raise KeyboardInterrupt(said.strip())
+    places = dict.fromkeys(str(Path(place).absolute()) for place in sys.path if isinstance(place, str))
+    # Ctrl-C reaches this process alone in a notebook, and its whole group in a terminal. The sweep is of another group,
+    # and hears of it from here: once is enough to stop, and twice would not wait for the states.
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    top, said, stopped = _heard(process)
+    code = process.wait()
+    if stopped or code >= 128 or code < 0:
+        raise KeyboardInterrupt(said)
     if code == 2 or not top:
-        raise UserError(said.strip().removeprefix("mfrun: "))
+        raise UserError(said.removeprefix("mfrun: "))
     return Sweep(top)
 
 
@@ -396,14 +419,20 @@ def plot(what: Run | Sweep | str | Path | Sequence[str | Path], **chosen: Any) -
 
     Args:
         what: a run, a sweep, a folder or several.
-        chosen: the options of the command, ``metrics="test_loss"``, ``weights=True``.
+        chosen: the options of the command, ``metrics="test_loss"``, ``weights=True``; the picture is written where
+            ``out="curves.pdf"`` says so.
 
     Raises:
         UserError: what the command says in one line.
     """
+    from mfrun.study import style
     from mfrun.study.plot import draw
 
-    return draw(_parsed(options.plot(), what, chosen))[0]
+    args = _parsed(options.plot(), what, chosen, {"format": "the ending of out= says it"})
+    figure = draw(args)[0]
+    if args.out:
+        style.save(figure, Path(args.out), args.dpi)
+    return figure
 
 
 def compare(what: Run | Sweep | str | Path | Sequence[str | Path], **chosen: Any) -> pd.DataFrame:
@@ -411,14 +440,15 @@ def compare(what: Run | Sweep | str | Path | Sequence[str | Path], **chosen: Any
 
     Args:
         what: a sweep, a folder or several.
-        chosen: the options of the command, ``tolerance=0.1``.
+        chosen: the options of the command, ``tolerance=0.1``, but for those of its files.
 
     Raises:
         UserError: what the command says in one line.
     """
     from mfrun.study.compare import measure
 
-    return measure(_parsed(options.compare(), what, chosen)).table
+    elsewhere = dict.fromkeys(("out", "format", "predict"), "the table is returned, and mfrun compare writes files")
+    return measure(_parsed(options.compare(), what, chosen, elsewhere)).table
 
 
 def _words(overrides: Sequence[str]) -> list[str]:
@@ -432,6 +462,55 @@ def _words(overrides: Sequence[str]) -> list[str]:
     return list(overrides)
 
 
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """``threads=`` is of the run that is trained; the program that trains it has its own again afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _heard(process: subprocess.Popen[str]) -> tuple[str, str, bool]:
+    """Pass on what a command says, to its end, and Ctrl-C to it.
+
+    Returns:
+        The folder that it writes to, its last line, and whether it was asked to stop.
+    """
+    top = said = ""
+    stopped = False
+    assert process.stderr is not None
+    while True:
+        try:
+            for said in process.stderr:
+                print(said, end="", file=sys.stderr)
+                top = top or (said.strip().removeprefix(WRITES_TO) if said.startswith(WRITES_TO) else "")
+            return top, said.strip(), stopped
+        except KeyboardInterrupt:
+            stopped = True
+            process.send_signal(signal.SIGINT)
+
+
+def _whole(name: str, value: Any, allowed: str = "") -> int:
+    """An argument that counts something.
+
+    Args:
+        name: of the argument.
+        value: as it was given; numpy's whole numbers are some.
+        allowed: which there are, in a few words.
+
+    Raises:
+        UserError: it is no whole number.
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise UserError(f"{name}={value!r}: must be a whole number" + (f"; {allowed}" if allowed else "")) from error
+
+
 def _samples(x: Any) -> torch.Tensor:
     """Inputs of a user's own as an array of samples.
 
@@ -441,14 +520,18 @@ def _samples(x: Any) -> torch.Tensor:
     import torch
 
     try:
-        given = x.detach() if isinstance(x, torch.Tensor) else np.asarray(x)
-        found = torch.as_tensor(given)
+        found = x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(_for_torch(np.asarray(x)))
     except (TypeError, ValueError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"inputs: an array of samples, not {type(x).__name__} ({why})") from error
     if found.dim() == 0 or not len(found):
         raise UserError(f"inputs of shape {tuple(found.shape)}: hold no sample")
     return found
+
+
+def _for_torch(array: np.ndarray) -> np.ndarray:
+    """An array as torch can share it: forward in memory, of this machine's bytes, and one that may be written to."""
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
 
 
 def _hidden(network: Network, inputs: torch.Tensor, layer: int) -> Hidden:
@@ -465,21 +548,42 @@ def _hidden(network: Network, inputs: torch.Tensor, layer: int) -> Hidden:
     return Hidden(stacked(ws.h[layer - 1]), stacked(ws.a[layer - 1]), network.probabilities(layer).numpy())
 
 
-def _parsed(parser: argparse.ArgumentParser, what: Any, chosen: dict[str, Any]) -> argparse.Namespace:
-    """Options given as keywords, as the command's parser reads them."""
+def _parsed(
+    parser: argparse.ArgumentParser, what: Any, chosen: dict[str, Any], elsewhere: dict[str, str]
+) -> argparse.Namespace:
+    """Options given as keywords, as the command's parser reads them.
+
+    Args:
+        parser: the command's.
+        what: runs, sweeps and folders.
+        chosen: the options, by their names.
+        elsewhere: those that have no meaning here, and what there is in their place.
+
+    Raises:
+        UserError: one of these is given, or something that the command would not understand.
+    """
     several = what if isinstance(what, Sequence) and not isinstance(what, (str, Sweep)) else [what]
-    words = [str(one.path if isinstance(one, (Run, Sweep)) else one) for one in several]
+    folders = [str(one.path if isinstance(one, (Run, Sweep)) else one) for one in several]
+    words = list[str]()
     repeated = {a.dest for a in parser._actions if isinstance(a, argparse._AppendAction)}
+    # The parser would print its own help and end the program.
+    elsewhere = {**elsewhere, "help": f"{parser.prog} --help lists the options"}
+    parser.allow_abbrev = False
     for key, value in chosen.items():
         option = f"--{key.replace('_', '-')}"
+        if value is False or value is None:
+            continue
+        if key in elsewhere:
+            raise UserError(f"{key}=: has no meaning from Python; {elsewhere[key]}")
         if value is True:
             words.append(option)
-        elif value is not False and value is not None:
+        else:
             listed = value if isinstance(value, (list, tuple)) else [value]
             # Texts are options of their own where the command takes several; two numbers are a range.
             each = key in repeated and all(isinstance(v, str) for v in listed)
             words += [f"{option}={v}" for v in (listed if each else [",".join(map(str, listed))])]
-    return parser.parse_args(words)
+    # Behind the two dashes no name is an option.
+    return parser.parse_args([*words, "--", *folders])
 
 
 def _names(config: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def table(args: argparse.Namespace) -> Path:
         UserError: another format, or parquet without the package that it needs; or the file cannot be written.
     """
     found = load(args.path)
-    file = Path(args.out) if args.out else found.path / f"{found.path.resolve().name}.{args.format}"
+    file = Path(args.out or Path(args.path, f"{found.path.resolve().name}.{args.format}"))
     if file.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {file}: the format is told by the ending, one of csv, parquet")
     try:
@@ -53,7 +53,7 @@ def features(args: argparse.Namespace) -> Path:
     found = load(args.path)
     if not isinstance(found, Run):
         raise UserError(f"{args.path}: --features are those of one run, and here are {len(found)}")
-    file = Path(args.out or found.path / f"features_{args.features}.npz")
+    file = Path(args.out or Path(args.path, f"features_{args.features}.npz"))
     if file.suffix != ".npz":
         raise UserError(f"--out {file}: features are written as .npz")
     arrays = found.features(args.features, args.step, args.replicate)

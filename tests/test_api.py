@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import ARRAYS, LIMIT, TINY, here
+from commands import ARRAYS, LIMIT, TINY, here, status
 from formats import images, write_arrays
 
 import mfrun
@@ -148,13 +150,35 @@ def test_inputs_are_those_of_the_data_set() -> None:
         (lambda s: mfrun.train(["--latest"]), "--latest: goes on with the newest one"),
         (lambda s: s[0].predict(np.zeros((0, 3))), r"inputs of shape \(0, 3\): hold no sample"),
         (lambda s: s[0].predict("abc"), "inputs: an array of samples, not str"),
-        (lambda s: s[0].hidden(np.zeros((4, 3)), 1.5), "layer=1.5: the hidden layers are 1 to 2"),
+        (
+            lambda s: s[0].hidden(np.zeros((4, 3)), 1.5),
+            "layer=1.5: must be a whole number; the hidden layers are 1 to 2",
+        ),
+        (lambda s: s[0].hidden(np.zeros((4, 3)), "1"), "layer='1': must be a whole number"),
+        (lambda s: s[0].network("20"), "step='20': must be a whole number"),
+        (lambda s: s[0].predict(np.zeros((4, 3)), 20.0), "step=20.0: must be a whole number"),
+        (lambda s: s[0].kernels("20"), "step='20': must be a whole number"),
+        (lambda s: _of_arrays().features(2, replicate="0"), "replicate='0': must be a whole number"),
+        (lambda s: mfrun.plot(s, help=True), "help=: has no meaning from Python; mfrun plot --help"),
+        (lambda s: mfrun.plot(s, he=True), "unrecognized arguments: --he; mfrun plot --help"),
+        (lambda s: mfrun.compare(s, help=True), "help=: has no meaning from Python; mfrun compare --help"),
+        (lambda s: mfrun.plot("-h"), "-h: no such folder"),
+        (lambda s: mfrun.plot(s, format="pdf"), "format=: has no meaning from Python; the ending of out= says it"),
+        (lambda s: mfrun.plot(s, out="f.doc"), "--out f.doc: the format is told by the ending"),
+        (lambda s: mfrun.compare(s, out="d"), "out=: has no meaning from Python; the table is returned"),
+        (lambda s: mfrun.compare(s, predict="d"), "predict=: has no meaning from Python"),
+        (lambda s: mfrun.train(["-cjob"]), "-cjob: is for the command line"),
     ],
 )
 def test_bad_input_is_one_line(sweep: mfrun.Sweep, what: object, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         what(sweep)  # type: ignore[operator]
     assert len(str(error.value).splitlines()) == 1
+
+
+def _of_arrays() -> mfrun.Run:
+    write_arrays(Path("a.npz"))
+    return mfrun.train([*ARRAYS, "steps=1", "dir=of_arrays"])
 
 
 def test_trained_from_python_as_from_the_shell(sweep: mfrun.Sweep) -> None:
@@ -174,6 +198,8 @@ def test_pictures_and_tables(sweep: mfrun.Sweep) -> None:
     table = mfrun.compare(sweep, metrics="population_loss")
     assert table["width"].tolist() == [3, 10] * 2
     assert (table["gap_of_one"] > 0).all()
+    mfrun.plot(sweep, metrics="population_loss", out="f.png", dpi=50)
+    assert Path("f.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
@@ -295,3 +321,101 @@ def test_inputs_are_what_the_data_are() -> None:
     ):
         with pytest.raises(UserError, match=message):
             run.predict(wrong)
+
+
+def test_samples_lie_in_memory_as_they_like(sweep: mfrun.Sweep) -> None:
+    """Backwards, flipped, of the other end first, read only: what counts is the numbers."""
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    fixed = x.copy()
+    fixed.flags.writeable = False
+    yhat = sweep[0].predict(x).yhat
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in (x[::-1].copy()[::-1], np.asfortranarray(x), x.astype(">f8"), fixed):
+            np.testing.assert_array_equal(sweep[0].predict(same).yhat, yhat)
+    np.testing.assert_array_equal(sweep[0].predict(x[::-1]).yhat, sweep[0].predict(x[::-1].copy()).yhat)
+
+
+def test_the_caller_s_threads_stay_what_they_were() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        mfrun.train([*TINY, "steps=1", "dir=r"])
+        assert torch.get_num_threads() == 2
+        with pytest.raises(UserError, match="holds a run already"):
+            mfrun.train([*TINY, "steps=1", "dir=r"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_rows_are_grouped_by_lists() -> None:
+    assert here("sweep", *SEVERAL, "widths=[2]", "architecture.ratios=[1,1],[1,2]", "dir=s") == 0
+    frame = mfrun.load("s").frame
+    assert set(frame.groupby("architecture.ratios").population_loss.last().index) == {"[1, 1]", "[1, 2]"}
+
+
+def test_a_run_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert here("sweep", *SEVERAL, "widths=[3,4]", "dir=s") == 0
+    sweep, run = mfrun.load("s"), mfrun.load("s/width=3")
+    assert isinstance(sweep, mfrun.Sweep)
+    frame = sweep.frame
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    pd.testing.assert_frame_equal(sweep.frame, frame)
+    assert run.path.is_dir()
+    assert repr(run) == "<Run s/width=3: n = 3, finished, step 20>"
+    assert repr(sweep) == "<Sweep s: width; 2 of 2 runs done>"
+    assert run.predict(np.zeros((1, 3))).yhat.shape == (1, 1, 1)
+    assert len(sweep.curves()) == 2
+    assert mfrun.plot(sweep).axes
+
+
+def test_a_sweep_finds_the_modules_that_its_caller_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("lib").mkdir()
+    Path("lib/zz.py").write_text("import torch\n\n\ndef f(h):\n    return torch.tanh(h)\n")
+    monkeypatch.setattr(sys, "path", ["lib", *sys.path])
+    sweep = mfrun.sweep([*SEVERAL, "widths=[3]", "activation.name=zz:f", "dir=s"])
+    assert sweep[0].status["state"] == "finished"
+
+
+# Ctrl-C as Jupyter sends it: to this process alone.
+INTERRUPTED = """\
+import os, signal, sys, threading, time
+import mfrun
+from commands import steps_logged
+
+def interrupt():
+    while steps_logged("s/width=5") < 100:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    mfrun.sweep(sys.argv[1:])
+except KeyboardInterrupt as error:
+    print(error)
+    print(mfrun.load("s"))
+"""
+
+
+def test_an_interrupted_sweep_saves_and_goes_on() -> None:
+    words = [*SEVERAL[:-1], "widths=[3,5]", "steps=40000"]
+    command = [sys.executable, "-c", INTERRUPTED, *words, "dir=s"]
+    # In a session of its own: what goes wrong here must not stop the tests.
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        start_new_session=True,
+    )
+    assert done.stdout.splitlines() == [
+        "mfrun: stopped; the state is saved; mfrun sweep dir=s resume=true goes on from it",
+        "<Sweep s: width; 0 of 2 runs done>",
+    ]
+    assert "Traceback" not in done.stderr
+    assert status("s/width=5")["state"] == "interrupted"
+    assert "2 of 2 runs done" in repr(mfrun.sweep(["dir=s", "resume=true"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_two_commands_of_one_second_have_a_folder_each(capfd: pytest.CaptureFixt
     assert [process.returncode for process in processes] == [0] * 3
     places = {err.splitlines()[0].removeprefix("mfrun: writes to ") for _, err in said}
     assert len(places) == 3
-    assert {str(run.path) for run in mfrun.load("outputs")} == places  # type: ignore[union-attr]
+    assert {str(run.path) for run in mfrun.load("outputs")} == set(map(os.path.abspath, places))  # type: ignore[union-attr]
 
 
 def test_a_default_folder_goes_again_where_nothing_is_written() -> None:
