@@ -231,15 +231,14 @@ def beside_real(figures: dict[str, Figure]) -> list[str]:
 def command(words_by_key: dict[str, str]) -> str:
     """What was typed, without what concerns the machine."""
     typed = {k: v for k, v in words_by_key.items() if k not in ("threads", "device", "keep_checkpoints")}
-    if path := typed.get("dataset.path"):
-        typed["dataset.path"] = Path(path).name
+    typed |= {key: Path(value).name for key, value in typed.items() if key.endswith(".path")}
     words = [f"{'+' if key == 'figure' else ''}{key}={value}" for key, value in typed.items()]
     return " ".join(["mfrun sweep", *(w if re.fullmatch(r"[\w+=.,-]+", w) else shlex.quote(w) for w in words)])
 
 
 def data(figure: Figure) -> str:
     """The file that took the place of the preset's data; empty where none did."""
-    return Path(figure.typed[0].get("dataset.path", "")).name
+    return next((Path(value).name for key, value in figure.typed[0].items() if key.endswith(".path")), "")
 
 
 def seconds(figure: Figure) -> float:
@@ -261,7 +260,7 @@ def final_values(figure: Figure) -> str:
                 bar = curve.bar(m)
                 row[m] = f"{values.mean():.4g}" + ("" if bar is None else f" +- {bar.iloc[-1]:.1g}")
             rows.append(row)
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).fillna("")
     head = f"| {' | '.join(map(str, frame))} |\n|{'---|' * len(frame.columns)}\n"
     return head + "\n".join(f"| {' | '.join(map(str, row))} |" for row in frame.to_numpy())
 

@@ -70,8 +70,9 @@ class Figure:
         return node[key]
 
     def step(self) -> int:
-        """The last step of the shortest curve."""
-        return min(int(c.times().index[-1]) for c in self.curves)
+        """The last step of the shortest curve, of those that claims are about: real networks, and the limit."""
+        about = [c for c in self.curves if not c.neurons] or self.curves
+        return min(int(c.times().index[-1]) for c in about)
 
     def told(self) -> tuple[bool, int]:
         """How much there is to see: of one width nothing can be compared, however long it was trained."""

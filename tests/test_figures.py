@@ -244,6 +244,8 @@ def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) ->
     write_runs(tmp_path / "g", "fig6c", [0.1], [200, math.inf], ("test_loss", "test_error"))
     write_runs(tmp_path / "e1", "fig6c", [0.1], [400], ("test_loss", "test_error"))
     write_runs(tmp_path / "fig11_cnn", "fig11", [0.1], [200], ("test_loss", "test_error"))
+    words = ["figure=fig11", "budget=0.001", "dataset.source.path=/data/images.npz"]
+    write_sweep(tmp_path / "fig11_cnn", {"overrides": words, "swept": ["width"]})
     script = Path(__file__).parent.parent / "scripts" / "figures_page.py"
     command = [sys.executable, str(script), "--runs", str(tmp_path), "--out", str(tmp_path / "page.md")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -268,6 +270,9 @@ def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) ->
     assert "gap to n = inf: 0.015 at n = 200" in text.split("| [fig6c]")[1].split("\n")[0]
     assert "100 of 100000" in text
     assert "    mfrun sweep +figure=fig7 budget=0.001\n" in text
+    assert "+figure=fig11 budget=0.001 dataset.source.path=images.npz\n" in text
+    assert "Data: `images.npz` in the place of the preset's." in text
+    assert "/data/" not in text
     assert "Time taken: 1m20s" in text
     assert "    mfrun sweep +figure=fig5_bottom budget=0.001\n    mfrun sweep +figure=fig5_top budget=0.001\n" in text
     assert "n = 50: 0 and 0.29; n = inf: 0 and 0.29" in text
@@ -308,3 +313,4 @@ def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -
     rows = [line for line in text.splitlines() if line.startswith("| [fig8b]") and "| 1600 |" in line]
     assert [row.split(") ")[1].split(" |")[0] for row in rows] == [f"[stand_in.first={k}]" for k in (512, 1024)]
     assert all(held in row for row in rows)
+    assert "| nan |" not in text
