@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from mfrun import cli
 from mfrun.dynamics.evaluate import grid
@@ -305,6 +306,55 @@ def test_plot_shows_every_curve(sweep: Path) -> None:
         assert words in text
 
 
+def _plotted(sweep: Path, *options_: str) -> Figure:
+    """The picture, drawn to the end."""
+    figure, _ = plot.draw(options.plot().parse_args([str(sweep), *options_]))
+    figure.draw_without_rendering()
+    return figure
+
+
+def test_a_point_that_no_line_joins_has_a_marker(sweep: Path) -> None:
+    """Of a curve in several pieces only the single points."""
+    file = sweep / "width=50" / "metrics.csv"
+    rows = pd.read_csv(file)
+    steps = sorted(rows["step"].unique())
+    rows.loc[rows["step"].isin([steps[3], steps[5]]), ["population_loss"]] = math.inf
+    rows.to_csv(file, index=False)
+    (width_50, width_100, *_) = _plotted(sweep).axes[0].lines
+    assert [steps[1:][i] for i in width_50.get_markevery()] == [steps[4]]
+    assert width_100.get_markevery() == []
+
+
+def test_titles_and_legends_are_whole(tmp_path: Path) -> None:
+    """A long title is broken into lines, though not within a formula; a long legend makes the picture taller."""
+    for n in range(10, 24):
+        write_run(tmp_path / f"width={n}", n, 1 / n)
+    title = f"{'a long title of a sweep ' * 4} $a + b + c + d + e + f + g + h$ {'of many words ' * 3}"
+    for words in (["--size=1.6,1.4"], ["--size=1.6,1.4", "--title", title], ["--title", title]):
+        figure = _plotted(tmp_path, *words)
+        boxes = [artist.get_window_extent() for artist in (*figure.legends, *figure.texts)]
+        assert len(boxes) == 1 + ("--title" in words)
+        for box in boxes:
+            assert 0 <= box.y0 < box.y1 <= figure.bbox.height
+            assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    lines = figure.texts[0]._get_wrapped_text().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) > 2
+    assert all(line.count("$") in (0, 2) for line in lines)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_logarithmic_axis_of_curves_that_reach_zero(sweep: Path) -> None:
+    """Where one diverged the range is that of the others, as far as it has a logarithm."""
+    write_run(sweep / "zero", 25, -1.0)
+    file = sweep / "zero" / "metrics.csv"
+    pd.read_csv(file).assign(population_loss=0.0).to_csv(file, index=False)
+    RunDirectory(sweep / "width=50").write_status("diverged", step=STEPS, steps=STEPS)
+    low, high = _plotted(sweep, "--yscale=log", "--metrics=population_loss").axes[0].get_ylim()
+    assert 0.01 < low < limit_curve(STEPS)
+    assert 1 < high < 1.3
+
+
 def test_plot_of_a_run_that_has_just_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No row yet is told in a line; one row is drawn."""
     run = RunDirectory(tmp_path / "new")
@@ -335,6 +385,17 @@ def test_half_written_row_is_left_out(sweep: Path) -> None:
         (["plot", "{sweep}", "--out", "{sweep}/no/such/a.png"], "cannot be written"),
         (["plot", "{sweep}", "--xlim", "1"], "a range is two numbers"),
         (["plot", "{sweep}", "--widths", "77"], "no such width"),
+        (["plot", "{sweep}", "--xlim", "0,100"], "--xlim 0,100: a logarithmic axis begins above 0; --xscale linear"),
+        (["plot", "{sweep}", "--yscale=log", "--ylim=0,1"], "--ylim 0,1: a logarithmic axis begins above 0; --yscale"),
+        (["plot", "{sweep}", "--dpi", "nan"], "--dpi: nan: a number from 10 to 2400"),
+        (["plot", "{sweep}", "--dpi", "1e9"], "--dpi: 1e9: a number from 10 to 2400"),
+        (["plot", "{sweep}", "--size", "101,2"], "--size 101,2: inches, WIDTH,HEIGHT, both > 0 and at most 100"),
+        (["plot", "{sweep}", "--size", "40,40", "--dpi", "1000"], "--dpi 1000: 80000 x 40000 pixels are too many"),
+        (["plot", "{sweep}", "--font-size", "0"], "--font-size: 0: a number from 1 to 100"),
+        (["plot", "{sweep}", "--size", "1,1", "--font-size", "20"], "labels and legend leave no room for the panels"),
+        (["plot", "{sweep}", "--title", r"a $\frac{$"], r"--title a $\frac{$: matplotlib cannot read its mathematics"),
+        (["plot", "{sweep}", "--steps", "10"], "--steps 10: names the states of --weights"),
+        (["plot", "{sweep}", "--facet=a", "--facet=b"], "--facet: b: is given twice"),
         (["compare", "{sweep}/width=50"], "at least two widths"),
         (["compare", "{sweep}", "--tolerance", "-1"], "--tolerance"),
         (["compare", "{sweep}", "--steps", "a"], "a list of numbers"),
@@ -343,7 +404,7 @@ def test_half_written_row_is_left_out(sweep: Path) -> None:
 )
 def test_bad_input(sweep: Path, argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line that says what is wrong, exit code 2."""
-    assert cli.run([a.format(sweep=sweep) for a in argv]) == 2
+    assert cli.run([a.replace("{sweep}", str(sweep)) for a in argv]) == 2
     err = capsys.readouterr().err.strip()
     assert words in err
     assert "\n" not in err
@@ -386,6 +447,18 @@ def test_log_ticks_do_not_overlap(low: float, high: float, which: str) -> None:
     _refuse_overlaps(figure, axes, which)
 
 
+@pytest.mark.parametrize("high", [2.3035, 2.2976, 2.7])
+def test_log_ticks_of_a_narrow_range_are_told_apart(high: float) -> None:
+    figure, ((axes,),) = style.panels(1, 1)
+    axes.plot([1, 2], [2.2975, high])
+    style.log_scale(axes, "y")
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    values = [(t.label1.get_text(), t.get_loc()) for t in axes.yaxis.get_minor_ticks() if low <= t.get_loc() <= high]
+    assert len(values) > 2
+    assert [float(text) for text, _ in values] == pytest.approx([value for _, value in values], rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "widths", [[25, 50, 100], [100, 400, 800, 1600, 1e4, 1e6, 1e8, 1e10, 1e12], list(range(20, 40))]
 )
@@ -398,7 +471,7 @@ def test_width_ticks_do_not_overlap(widths: list[float]) -> None:
 
 
 def _refuse_overlaps(figure, axes, which: str) -> None:
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     axis = axes.xaxis if which == "x" else axes.yaxis
     inside = [t for t in [*axis.get_major_ticks(), *axis.get_minor_ticks()] if t.label1.get_text()]
     low, high = axis.get_view_interval()

@@ -169,12 +169,15 @@ def diverging(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_axes_follow_the_curves_that_did_not_diverge(diverging: Path) -> None:
-    loss, error = mfrun.plot(diverging).axes
+    pictures = [mfrun.plot(of) for of in (diverging, sorted(diverging.glob("width=3,alpha=0.001*"))[0])]
+    loss, error = pictures[0].axes
     well = mfrun.load(diverging).frame.query("alpha < 1 and step > 0")
     assert loss.get_ylim()[1] < 1.2 * well["population_loss"].max()
     assert error.get_ylim()[1] <= 1
     crosses = [line for line in loss.lines if line.get_marker() == "x"]
     assert len(crosses) == 2
+    said = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in pictures]
+    assert ["diverged" in words for words in said] == [True, False]
 
 
 def test_options_that_cannot_be_followed_are_refused(diverging: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mfrun.errors import UserError
 
@@ -35,6 +36,30 @@ def _number(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
     return count
+
+
+def _between(low: float, high: float) -> Callable[[str], float]:
+    """A number of a range, beyond which a picture cannot be seen or is too much for the memory."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text}: a number from {low:g} to {high:g}")
+        return value
+
+    return number
+
+
+class _Once(argparse.Action):
+    """An option whose second value would not be an addition, as another option's may lead one to think."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, f"{values}: is given twice, and takes one key")
+        setattr(namespace, self.dest, values)
 
 
 def _folders(p: argparse.ArgumentParser, newest: str) -> None:
@@ -82,7 +107,7 @@ def plot() -> Options:
     p.add_argument("--widths", help="comma-separated widths to draw; all by default")
     p.add_argument("--se", action="store_true", help="also 1.96 standard errors of the evaluation's samples, dotted")
     _beside_a_prediction(p)
-    p.add_argument("--facet", metavar="KEY", help="a row of panels for each value of this key")
+    p.add_argument("--facet", action=_Once, metavar="KEY", help="a row of panels for each value of this key")
     p.add_argument("--style", action="append", metavar="KEY", help="draw only these keys' differences as line styles")
     p.add_argument("--x", choices=("step", "t"), default="step", help="horizontal axis (step)")
     p.add_argument("--xscale", choices=("log", "linear"), default="log", help="(log)")
@@ -90,8 +115,8 @@ def plot() -> Options:
     p.add_argument("--xlim", metavar="A,B", help="horizontal range")
     p.add_argument("--ylim", action="append", metavar="[METRIC=]A,B", help="vertical range of all panels or of one")
     p.add_argument("--size", metavar="W,H", help="inches of a panel (2.9,2.5)")
-    p.add_argument("--font-size", type=float, metavar="PT", help="(9)")
-    p.add_argument("--dpi", type=float, help="of a .png (200)")
+    p.add_argument("--font-size", type=_between(1, 100), metavar="PT", help="(9)")
+    p.add_argument("--dpi", type=_between(10, 2400), help="of a .png (200)")
     p.add_argument("--style-file", metavar="FILE", help="a style of matplotlib, by name or file, over mfrun's own")
     p.add_argument("--title", help="above all panels; a preset's own by default")
     p.add_argument("--out", metavar="FILE", help=".png, .pdf or .svg (curves.png in the folder)")

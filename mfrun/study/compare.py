@@ -245,15 +245,14 @@ def figure(studies: list[Study]) -> Figure:
     picture.align_ylabels(axes[:, 0])
     # One legend for the curves of all rows, beside them: inside, it would hide some.
     entries = {label: line for row in axes for line, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
-    picture.legend(list(entries.values()), list(entries), loc="outside right center")
+    style.beside(picture, list(entries.values()))
     return picture
 
 
 def _positive(ax: Axes, values: pd.Series, **look: Any) -> None:
     """A curve on a logarithmic axis, with gaps where it is 0, and with points where no line joins two."""
-    seen = (values > 0).to_numpy()
-    alone = seen & ~np.r_[False, seen[:-1]] & ~np.r_[seen[1:], False]
-    ax.plot(values.where(values > 0), marker=".", markevery=list(np.flatnonzero(alone)), **look)
+    alone = style.alone((values > 0).to_numpy())
+    ax.plot(values.where(values > 0), marker=".", markevery=alone, **look)
 
 
 def _against_n(ax: Axes, s: Study) -> None:

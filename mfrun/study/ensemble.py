@@ -165,7 +165,7 @@ def figure(studies: list[Study]) -> Figure:
     entries = {label: line for row in axes for line, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
     predicted_too = any(e.predicted for s in studies for e in s.ensembles)
     heading = "averages of outputs" + ("\n(dashed: predicted)" if predicted_too else "")
-    picture.legend(list(entries.values()), list(entries), title=heading, loc="outside right center")
+    style.beside(picture, list(entries.values()), heading)
     return picture
 
 

@@ -26,6 +26,10 @@ SAMPLES = {
 }
 # And the edges of the bands that `mfrun predict` says networks of a width lie in.
 PREDICTED = {"color": "0.3", "linestyle": (0, (4, 1.5)), "linewidth": 0.8, "label": "predicted: 95 %\nof networks"}
+# And where a curve ends that has diverged.
+DIVERGED: dict[str, Any] = {"color": "0.2", "linestyle": "none", "marker": "x", "label": "diverged"}
+# Inches of a panel, and the most that a side may have.
+SIZE, LARGEST = (2.9, 2.5), 100.0
 
 
 def main(args: argparse.Namespace) -> int:
@@ -54,6 +58,8 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             curves = _of_widths(curves, args.widths)
         if args.weights and args.facet:
             raise UserError(f"--facet {args.facet}: not with --weights, whose rows are those of the neurons' laws")
+        if args.steps and not args.weights:
+            raise UserError(f"--steps {args.steps}: names the states of --weights, which is not there")
         if args.facet and args.facet in (args.style or []):
             raise UserError(f"--style {args.facet}: is told by the rows of --facet; another key, or none")
         facets = _facets(curves, args.facet)
@@ -86,12 +92,19 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             figure = _figure(facets, of_curves, args)
             if args.predict:
                 _bands(figure, facets, of_curves, args)
-        notes = [note for note, asked in ((SAMPLES, args.se), (PREDICTED, args.predict)) if asked and not args.weights]
-        style.legend(figure, colours, there, of_settings, notes)
+        style.legend(figure, colours, there, of_settings, [] if args.weights else _notes(figure, args))
         above = args.title or (read_sweep(folder) or {}).get("title")
         if above:
-            figure.suptitle(above)
+            style.headline(figure, str(above), "--title" if args.title else "title")
+        style.settle(figure)
         return figure, folder
+
+
+def _notes(figure: Figure, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the legend says beside widths and settings."""
+    crossed = any(line.get_marker() == DIVERGED["marker"] for ax in figure.axes for line in ax.lines)
+    told = ((SAMPLES, args.se), (PREDICTED, args.predict), (DIVERGED, crossed))
+    return [note for note, there in told if there]
 
 
 def _of_widths(curves: list[Curve], text: str) -> list[Curve]:
@@ -165,7 +178,7 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
                 if yscale[metric] == "log":
                     style.log_scale(ax, "y")
             if args.xlim:
-                low, high = _limits("--xlim", args.xlim)
+                low, high = _limits("--xlim", args.xlim, args.xscale)
                 there = ax.dataLim
                 if low > there.x1 or high < there.x0:
                     raise UserError(f"--xlim {args.xlim}: the curves run from {there.x0:.4g} to {there.x1:.4g}")
@@ -180,7 +193,7 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
             ax.set_visible(False)
         if metric in ylim:
             for ax in column:
-                ax.set_ylim(*_limits("--ylim", ylim[metric]))
+                ax.set_ylim(*_limits("--ylim", ylim[metric], yscale.get(metric, "linear")))
         else:
             _follow_what_is_finite(column, every, metric)
         for ax, curves in zip(whole, facets.values(), strict=True):
@@ -199,7 +212,7 @@ def _draw(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace, look: d
     where = pd.Series(mean.index, mean.index) if args.x == "step" else curve.times().reindex(mean.index)
     # The limit lies above the finite curves, whatever the order of drawing.
     order = 10.0 if is_limit(curve) else 2.0
-    ax.plot(where, mean, zorder=order, **look)
+    ax.plot(where, mean, zorder=order, marker=".", markevery=style.alone(mean.notna().to_numpy()), **look)
     if spread is not None:
         spread = spread.reindex(mean.index)
         # An error is a part of the samples, and not below 0.
@@ -257,14 +270,21 @@ def _follow_what_is_finite(axes: Sequence[Axes], curves: list[Curve], metric: st
     having = [c for c in curves if metric in c.metrics()]
     well = [c.table(metric).mean(axis=1) for c in having if not c.diverged()]
     if well and len(well) < len(having):
-        every = pd.concat(well)
-        low, high = float(every.min()), float(every.max())
-        margin = 0.05 * (high - low or abs(high) or 1.0)
-        low, high = low - margin if axes[0].get_yscale() == "linear" else low, high + margin
+        low, high = _around(pd.concat(well), axes[0].get_yscale() == "log") or (low, high)
     if metric.endswith("_error"):
         high = min(high, 1.0)
     for ax in axes:
         ax.set_ylim(low, high)
+
+
+def _around(values: pd.Series, logarithmic: bool) -> tuple[float, float] | None:
+    """A range with some room around values; None on a logarithmic axis where none of them has a place."""
+    values = values[values > 0] if logarithmic else values
+    low, high = float(values.min()), float(values.max())
+    if logarithmic:
+        return (low / 1.1, high * 1.1) if len(values) else None
+    margin = 0.05 * (high - low or abs(high) or 1.0)
+    return low - margin, high + margin
 
 
 def _mark_the_end(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace) -> None:
@@ -276,7 +296,8 @@ def _mark_the_end(ax: Axes, curve: Curve, metric: str, args: argparse.Namespace)
     top = ax.get_ylim()[1]
     inside = values[values <= top]
     step, height = (inside.index[-1], inside.iloc[-1]) if len(inside) else (values.index[0], top)
-    ax.plot([step if args.x == "step" else curve.times()[step]], [height], "x", color="0.2", zorder=20, clip_on=False)
+    look: dict[str, Any] = {**DIVERGED, "label": None, "zorder": 20, "clip_on": False}
+    ax.plot([step if args.x == "step" else curve.times()[step]], [height], **look)
 
 
 def _of_metrics(option: str, given: list[str] | None, metrics: list[str]) -> dict[str, str]:
@@ -295,23 +316,34 @@ def _of_metrics(option: str, given: list[str] | None, metrics: list[str]) -> dic
 
 
 def _size(text: str | None) -> tuple[float, float]:
-    """Inches of a panel."""
+    """Inches of a panel.
+
+    Raises:
+        UserError: they are none, or too many.
+    """
     if text is None:
-        return 2.9, 2.5
+        return SIZE
     try:
         width, height = (float(v) for v in text.split(","))
     except ValueError:
         width = height = 0.0
-    if not (0 < width < math.inf and 0 < height < math.inf):
-        raise UserError(f"--size {text}: inches, WIDTH,HEIGHT, both > 0")
+    if not (0 < width <= LARGEST and 0 < height <= LARGEST):
+        raise UserError(f"--size {text}: inches, WIDTH,HEIGHT, both > 0 and at most {LARGEST:g}")
     return width, height
 
 
-def _limits(option: str, text: str) -> tuple[float, float]:
+def _limits(option: str, text: str, scale: str) -> tuple[float, float]:
+    """The range of an axis.
+
+    Raises:
+        UserError: it is none, or not one of a logarithmic axis.
+    """
     try:
         low, high = (float(v) for v in text.split(","))
     except ValueError:
         low = high = 0.0
     if not -math.inf < low < high < math.inf:
         raise UserError(f"{option} {text}: a range is two numbers, the smaller first, as in 0,1")
+    if scale == "log" and low <= 0:
+        raise UserError(f"{option} {text}: a logarithmic axis begins above 0; {option[:3]}scale linear takes it")
     return low, high

@@ -231,7 +231,7 @@ def _through_training(frame: pd.DataFrame, followed: pd.DataFrame, file: Path) -
         below.set_xscale("symlog", linthresh=first, linscale=0.5)
         below.set_xlim(-0.4 * first, 2 * max(followed["t"].max(), first))
         below.set(title="rate $r$ in $\\sim n^{-r}$", xlabel=r"time $t = k\alpha$")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
+    style.beside(figure, axes[0][0].get_legend_handles_labels()[0])
     style.save(figure, file)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib import style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from mfrun.errors import UserError
@@ -45,6 +50,8 @@ styled = mpl.rc_context(RC)  # type: ignore[arg-type]
 # Of the settings that a picture tells apart: the first solid, the second dotted, as in the paper.
 LINES: list[Any] = ["-", (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1))]
 LIMIT: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.6}
+# Of a .png: more would take gigabytes, and matplotlib takes fewer than 2^16 along a side.
+PIXELS, SIDE = 2**28, 2**16
 
 
 @contextmanager
@@ -149,7 +156,76 @@ def legend(
         also = "\n($n = \\infty$: dashed)" if limit and line == LINES[0] else ""
         handles.append(Line2D([], [], color="0.4", linestyle=line, label=words + also))
     handles += [Line2D([], [], **note) for note in notes]
-    figure.legend(handles=handles, loc="outside right center")
+    beside(figure, handles)
+
+
+def beside(figure: Figure, handles: Sequence[Artist], heading: str | None = None) -> None:
+    """A legend to the right of all panels, which become as tall as it is.
+
+    Args:
+        figure: the picture.
+        handles: what the legend explains, with labels of their own.
+        heading: above them.
+    """
+    figure.legend(handles=list(handles), title=heading, loc="outside right center")
+    _as_tall_as_needed(figure)
+
+
+def headline(figure: Figure, text: str, option: str) -> None:
+    """A title above all panels, in as many lines as the picture's width makes of it.
+
+    Args:
+        figure: the picture, whose legend is there.
+        text: the title.
+        option: that names it.
+
+    Raises:
+        UserError: matplotlib cannot read its mathematics.
+    """
+    # Lines are broken at blanks: a formula, in which tabs mean as little, stays in one.
+    whole = re.sub(r"(?<!\\)\$.*?(?<!\\)\$", lambda m: m[0].replace(" ", "\t"), text) if is_math_text(text) else text
+    try:
+        _as_tall_as_needed(figure, figure.suptitle(whole, wrap=True))
+    except ValueError as error:
+        raise UserError(f"{option} {text}: matplotlib cannot read its mathematics; \\$ is a dollar") from error
+
+
+def _as_tall_as_needed(figure: Figure, above: Text | None = None) -> None:
+    """Grow a picture whose legend and title would be cut off; panels alone fit whatever height they get."""
+    # The legend stands at half of the height, so that the title takes its room below it as well.
+    needed = sum(one.get_window_extent().height for one in figure.legends)
+    needed += 2 * above.get_window_extent().height if above else 0.0
+    # Beside constrained layout's own margins.
+    inches = needed / figure.dpi + 0.15
+    if inches > figure.get_figheight():
+        figure.set_figheight(inches)
+
+
+def settle(figure: Figure) -> None:
+    """Lay a picture out.
+
+    Raises:
+        UserError: labels and legend leave no room for the panels.
+    """
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "constrained_layout not applied")
+        try:
+            engine.execute(figure)
+        except UserWarning as error:
+            why = "labels and legend leave no room for the panels"
+            raise UserError(f"{why}; a larger --size, or a smaller --font-size, does") from error
+
+
+def alone(seen: np.ndarray) -> list[int]:
+    """The points of a curve that no line joins to another, which need a marker to be seen.
+
+    Args:
+        seen: whether there is one, for each place along the curve.
+    """
+    padded = np.r_[False, seen, False]
+    return list(np.flatnonzero(padded[1:-1] & ~padded[:-2] & ~padded[2:]))
 
 
 def log_scale(axes: Axes, which: str) -> None:
@@ -163,13 +239,21 @@ def log_scale(axes: Axes, which: str) -> None:
         digit = value / 10**exponent
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         if sum(low <= d * 10.0**e <= high for e in decades for d in (1, 2, 5)) < 2:
-            return f"{value:.3g}"  # No two of these ticks are seen.
+            # No two of these ticks are seen: here matplotlib has evenly spaced ones.
+            return f"{value:.{_digits(axis.get_minorticklocs())}g}"
         # Along x there is room for a 2 beside a 1 on a part of a decade only.
         marks = (2, 5) if which == "y" or high < low * 9.9 else (5,)
         marked = any(math.isclose(digit, d, rel_tol=1e-6) for d in marks)
         return rf"${digit:.0f}\cdot10^{{{exponent}}}$" if marked and high < low * 10**1.5 else ""
 
     axis.set_minor_formatter(FuncFormatter(label))
+
+
+def _digits(ticks: np.ndarray) -> int:
+    """How many significant digits tell each of some ticks from its neighbours, three at least."""
+    step = min(np.diff(np.unique(ticks)), default=math.inf)
+    enough = (d for d in range(3, 16) if all(abs(float(f"{tick:.{d}g}") - tick) < step / 100 for tick in ticks))
+    return next(enough, 16)
 
 
 def log_ticks(axes: Axes, values: list[float]) -> None:
@@ -201,11 +285,15 @@ def save(figure: Figure, file: Path, dpi: float | None = None) -> None:
     """Write the picture.
 
     Raises:
-        UserError: a format that is not offered, or a folder that cannot be written.
+        UserError: a format that is not offered, more pixels than can be drawn, or a folder that cannot be written.
     """
     if file.suffix.lstrip(".").lower() not in FORMATS:
         raise UserError(f"--out {file}: the format is told by the ending, one of {', '.join(FORMATS)}")
+    dpi = RC["savefig.dpi"] if dpi is None else dpi
+    width, height = (round(inches * dpi) for inches in figure.get_size_inches())
+    if file.suffix.lower() == ".png" and (max(width, height) >= SIDE or width * height > PIXELS):
+        raise UserError(f"--dpi {dpi:g}: {width} x {height} pixels are too many; fewer, or a smaller --size")
     try:
-        figure.savefig(file, dpi=RC["savefig.dpi"] if dpi is None else dpi)
+        figure.savefig(file, dpi=dpi)
     except OSError as error:
         raise UserError(f"--out {file}: cannot be written ({error.strerror})") from error
