@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 from commands import LIMIT, TINY, curves, here
+from test_study import write_run
 
 import mfrun
+from mfrun.runs.directory import RunDirectory
+from mfrun.shell import options
+from mfrun.study import compare
 
 SEVERAL = ["threads=1", *TINY[2:], "steps=30"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -70,6 +74,31 @@ def test_a_single_run_and_what_cannot_be_compared() -> None:
     said = text(Path("r.html").read_text())
     assert "a comparison needs at least two widths with one setting" in said
     assert "mfrun train threads=1 width=4" in said
+
+
+def test_what_takes_something_away_is_said() -> None:
+    """As in compare's text: what is within errors, where runs diverged, and that the horizon is below an error."""
+    write_run(Path("s/width=50"), 50, 0.5, replicates=2)
+    write_run(Path("s/width=100"), 100, 1e-3, replicates=2)
+    write_run(Path("s/width=inf"), math.inf, 0.0, bar=0.1)
+    RunDirectory("s/width=50").write_status("diverged", step=1000, steps=1000)
+    assert here("report", "s") == 0
+    said = text(Path("s/report.html").read_text())
+    measured = compare.measure(options.compare().parse_args(["s"]))
+    for s in measured.studies:
+        assert len(compare.caveats(s)) == 2
+        assert all(f"{s.metric}: {caveat}." in said for caveat in compare.caveats(s))
+    assert "n = 50 diverged; what is compared ends at step 1000" in said
+    assert "the horizon's tolerance is below the reference's own error: more particles are needed" in said
+    assert "n = 100 is off the limit by 0.001 over the run (not above the error of the limit itself)" in said
+    assert "n = 50 is off the limit by 0.5 over the run and leaves it" in said
+
+
+def test_a_single_point_is_seen() -> None:
+    assert here("train", *TINY, "steps=1", "dir=r") == 0
+    assert here("report", "r") == 0
+    page = Path("r/report.html").read_text()
+    assert page.count('"mode":"lines+markers"') == 2
 
 
 def test_bad_input(capfd: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -14,7 +14,7 @@ from mfrun import cli
 from mfrun.dynamics.evaluate import grid
 from mfrun.runs.directory import RunDirectory
 from mfrun.shell import options
-from mfrun.study import bootstrap, compare, plot, style
+from mfrun.study import bootstrap, compare, plot, report, style
 from mfrun.study.convergence import study
 from mfrun.study.curves import describe, load
 
@@ -434,8 +434,30 @@ def test_a_gap_that_is_zero_at_the_only_step(tmp_path: Path) -> None:
         (run / "config.yaml").write_text(f"width: {n}\n")
         rows = "".join(f"{k},{k},0,{1 / n},0.5,0.1\n" for k in (0, 1))
         (run / "metrics.csv").write_text(f"step,t,replicate,population_loss,population_error,wall_seconds\n{rows}")
-    assert compare.main(options.compare().parse_args([str(tmp_path)])) == 0
-    assert (tmp_path / "compare.png").stat().st_size > 0
+    for words in ([], ["--absolute"]):
+        assert compare.main(options.compare().parse_args([str(tmp_path), *words])) == 0
+        assert (tmp_path / "compare.png").stat().st_size > 0
+
+
+def test_of_a_reference_that_does_not_move_nothing_is_known_of_horizons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tolerance is a fraction of no range, where it is not absolute."""
+    write_run(tmp_path / "width=50", 50, 0.01)
+    write_run(tmp_path / "width=inf", math.inf, 0.0)
+    file = tmp_path / "width=inf" / "metrics.csv"
+    pd.read_csv(file).assign(population_loss=0.5).to_csv(file, index=False)
+    words = ["compare", str(tmp_path), "--metrics", "population_loss"]
+    assert cli.run(words) == 0
+    said = capsys.readouterr().out
+    assert "horizon at gap ?\n" in said
+    assert "never" not in said
+    assert "! the reference does not move: no range for the horizon's tolerance" in said
+    assert pd.read_csv(tmp_path / "compare.csv")["horizon_t"].tolist() == ["?"]
+    assert cli.run([*words, "--absolute"]) == 0
+    assert "the reference does not move" not in capsys.readouterr().out
+    (s,) = compare.measure(options.compare().parse_args(words[1:])).studies
+    assert not any("stays near" in line or "leaves" in line for line in report.sentences(s))
 
 
 @pytest.mark.parametrize(("low", "high"), [(900.0, 3000.0), (0.09, 0.95), (1.0, 1e6), (3.0, 4.0)])

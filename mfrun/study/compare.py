@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,15 @@ def _of_kernels(measured: Measured, out: Path) -> None:
 def _beside_prediction(measured: Measured, prediction: tuple[Prediction, list[Curve]], folder: str, out: Path) -> None:
     """Lay what was measured beside what ``mfrun predict`` has said of the curves that it is about."""
     found, about = prediction
+    # Without a tolerance there is no time to continue horizons to, as the growth of distances would.
+    still = replace(found, growth={})
     tables = []
     for s in measured.studies:
         if not all(any(c is one for one in about) for c in alike(measured.curves, s.setting)):
             print(f"left out: {s.metric} [{describe(s.setting)}]: {folder} is of another setting", file=sys.stderr)
             continue
         steps = list(measured.marks.of(s).values())
-        print(predicted.beside_text(s, found, steps, folder))
+        print(predicted.beside_text(s, found if s.has_tolerance else still, steps, folder))
         where = {"metric": s.metric, **{k: str(v) for k, v in s.setting.items()}}
         tables.append(predicted.beside(s, found, steps).assign(**where))
     if not tables:
@@ -131,8 +133,8 @@ def text(studies: list[Study], marks: Marks) -> str:
     for s in studies:
         what = "the limit n = inf" if s.reference == "inf" else f"n = {s.reference}, the largest width here (no inf)"
         where = f" [{describe(s.setting)}]" if s.setting else ""
-        last = int(s.gaps[0].differences.index[-1])
-        lines.append(f"\n{s.metric}{where}: gap to {what}, steps 1 to {last}; horizon at gap {s.tolerance:.3g}")
+        at = f"{s.tolerance:.3g}" if s.has_tolerance else "?"
+        lines.append(f"\n{s.metric}{where}: gap to {what}, steps 1 to {s.last}; horizon at gap {at}")
         named = [stood_label(g.width, g.neurons) for g in s.gaps]
         wide = max(6, *map(len, named))
         head = f"{'n':>{wide}} {'gap of mean':>12} {'noise':>9}  {'gap of one':>10} {'horizon t':>10} {'step':>8}"
@@ -140,7 +142,8 @@ def text(studies: list[Study], marks: Marks) -> str:
         lines.append(head + "".join(f" {name:>9}" for name in chosen))
         for g, name in zip(s.gaps, named, strict=True):
             horizon, one = g.horizon(s.tolerance), g.of_one()
-            t, step = (f"{horizon[1]:.4g}", str(horizon[0])) if horizon else ("never", "never")
+            never = "never" if s.has_tolerance else "?"
+            t, step = (f"{horizon[1]:.4g}", str(horizon[0])) if horizon else (never, never)
             flags = {True: "*", False: " ", None: "?"}
             mean_flag, one_flag = flags[g.mean_flagged()], flags[g.one_flagged()]
             noise = "?" if g.replicates == 1 else f"{rms(g.noise()):.2g}"
@@ -162,12 +165,7 @@ def text(studies: list[Study], marks: Marks) -> str:
                 "  * not above the noise (95 %: chance of the start over replicates, the reference's own error)"
             )
             lines += _enough(s)
-        if s.diverged:
-            lines.append(f"  ! n = {', '.join(s.diverged)} diverged; what is compared ends at step {last}")
-        for key, values in s.unlike.items():
-            chance = "samples of the evaluation" if key == "seed.eval" else "batches"
-            error = f", a standard error of up to {s.samples_error:.2g}" if key == "seed.eval" else ""
-            lines.append(f"  ! {key} is {' and '.join(values)}: gaps hold the chance of the {chance}{error}")
+        lines += [f"  ! {caveat}" for caveat in caveats(s)]
         if s.samples_error > 0 and not s.unlike:
             lines.append(
                 "  common to all widths, so that gaps are free of them: the evaluation's samples (standard error of a "
@@ -175,10 +173,24 @@ def text(studies: list[Study], marks: Marks) -> str:
             )
         if any(g.mean_flagged() is None for g in s.gaps):
             lines.append("  ? one replicate does not show the chance of the start; replicates=4 or more would")
-        if s.tolerance < rms(s.gaps[0].reference_bar_of_one):
-            more = "particles" if s.reference == "inf" else f"replicates of n = {s.reference}"
-            lines.append(f"  the horizon's tolerance is below the reference's own error: more {more} are needed")
     return "\n".join(lines)
+
+
+def caveats(s: Study) -> list[str]:
+    """What takes something away from the numbers of a comparison, a line each."""
+    lines = []
+    if s.diverged:
+        lines.append(f"n = {', '.join(s.diverged)} diverged; what is compared ends at step {s.last}")
+    for key, values in s.unlike.items():
+        chance = "samples of the evaluation" if key == "seed.eval" else "batches"
+        error = f", a standard error of up to {s.samples_error:.2g}" if key == "seed.eval" else ""
+        lines.append(f"{key} is {' and '.join(values)}: gaps hold the chance of the {chance}{error}")
+    if not s.has_tolerance:
+        lines.append("the reference does not move: no range for the horizon's tolerance; --absolute takes it as it is")
+    if s.drowns:
+        more = "particles" if s.reference == "inf" else f"replicates of n = {s.reference}"
+        lines.append(f"the horizon's tolerance is below the reference's own error: more {more} are needed")
+    return lines
 
 
 def _enough(s: Study) -> list[str]:
@@ -230,11 +242,14 @@ def figure(studies: list[Study]) -> Figure:
         if (bar > 0).any():
             label = "limit's bar" if s.reference == "inf" else "reference's bar"
             _positive(row[0], bar, **{**style.LIMIT, "linewidth": 1.0}, label=label)
-        row[0].axhline(s.tolerance, color="0.5", linewidth=0.8, linestyle=":")
+        if s.has_tolerance:
+            row[0].axhline(s.tolerance, color="0.5", linewidth=0.8, linestyle=":")
         row[0].set(title=f"{title(s.metric)}: gap of one network", xlabel="SGD step")
         style.log_scale(row[0], "x")
-        style.log_scale(row[0], "y")
-        if not any((g.of_one() > 0).any() for g in s.gaps) and not (bar > 0).any():
+        positive = any((g.of_one() > 0).any() for g in s.gaps) or (bar > 0).any()
+        if positive or s.has_tolerance:
+            style.log_scale(row[0], "y")
+        if not positive:
             # Where all gaps are 0, nothing has told the logarithmic axis where it lies.
             steps = s.gaps[0].differences.index
             row[0].set_xlim(steps[0] / 2, steps[-1] * 2)
@@ -291,6 +306,10 @@ def _against_n(ax: Axes, s: Study) -> None:
 
 
 def _horizons(ax: Axes, s: Study) -> None:
+    if not s.has_tolerance:
+        ax.set_axis_off()
+        ax.set_title("horizon $t$: not known")
+        return
     found = [(g.width, g.horizon(s.tolerance)) for g in s.gaps]
     end = float(s.gaps[0].times[s.gaps[0].differences.index[-1]])
     reached = [(n, h[1]) for n, h in found if h]

@@ -145,7 +145,8 @@ class Study:
     """A metric of one setting: every width against the reference.
 
     Attributes:
-        tolerance: of the horizon, in the metric's units.
+        tolerance: of the horizon, in the metric's units; NaN for a fraction of the range of a reference that does not
+            move, so that nothing is known of horizons.
         samples_error: largest standard error of the reference's averages over the evaluation's samples, which all
             widths of one ``seed.eval`` share; 0 where no run says.
         unlike: the keys by which widths have other samples or batches than the reference, so that the chance of these
@@ -164,6 +165,21 @@ class Study:
     fit_mean: Fit = field(default_factory=Fit)
     fit_one: Fit = field(default_factory=Fit)
     law: Law = field(default_factory=Law)
+
+    @property
+    def has_tolerance(self) -> bool:
+        """Whether there is a tolerance to hold gaps to."""
+        return not math.isnan(self.tolerance)
+
+    @property
+    def drowns(self) -> bool:
+        """Whether the horizon's tolerance is below the reference's own error, so that horizons say nothing."""
+        return self.tolerance < rms(self.gaps[0].reference_bar_of_one)
+
+    @property
+    def last(self) -> int:
+        """The last step that is compared."""
+        return int(self.gaps[0].differences.index[-1])
 
 
 def study(
@@ -210,7 +226,7 @@ def study(
         gap.differences, gap.reference_bar = gap.differences.loc[common], gap.reference_bar.loc[common]
         gap.reference_bar_of_one = gap.reference_bar_of_one.loc[common]
     mean = reference.mean.loc[common]
-    scale = 1.0 if absolute else float(mean.max() - mean.min()) or 1.0
+    scale = 1.0 if absolute else float(mean.max() - mean.min()) or math.nan
     called = curves[0].setting if setting is None else setting
     label = stood_label(largest.width, largest.neurons)
     result = Study(metric, called, label, gaps, tolerance * scale)
@@ -379,6 +395,7 @@ def table(studies: list[Study], marks: Marks) -> pd.DataFrame:
     """One row for each setting, metric and width: gaps over the run and at chosen steps, rate, horizon."""
     rows = []
     for s in studies:
+        never = "never" if s.has_tolerance else "?"
         for g in s.gaps:
             mean, one = g.of_mean(), g.of_one()
             horizon = g.horizon(s.tolerance)
@@ -392,8 +409,8 @@ def table(studies: list[Study], marks: Marks) -> pd.DataFrame:
                 "gap_of_one": rms(one),
                 "one_flagged": g.one_flagged(),
                 "reference_bar": rms(g.reference_bar),
-                "horizon_t": horizon[1] if horizon else "never",
-                "horizon_step": horizon[0] if horizon else "never",
+                "horizon_t": horizon[1] if horizon else never,
+                "horizon_step": horizon[0] if horizon else never,
                 "tolerance": s.tolerance,
                 "last_step": int(one.index[-1]),
             }

@@ -143,7 +143,11 @@ def _add(figure: go.Figure, curve: Curve, metric: str, colour: str, dash: str) -
         name += f", {describe(curve.setting)}"
     x = [int(k) for k in mean.index]
     line = {"color": colour, "dash": dash, "width": 2}
-    figure.add_scatter(x=x, y=mean.tolist(), name=name, legendgroup=name, line=line, mode="lines")
+    # Points that no line joins to another have a marker instead.
+    alone = style.alone(mean.notna().to_numpy())
+    marker = {"size": [6 if i in alone else 0 for i in range(len(x))]} if alone else None
+    mode = "lines+markers" if alone else "lines"
+    figure.add_scatter(x=x, y=mean.tolist(), name=name, legendgroup=name, line=line, mode=mode, marker=marker)
     if spread is not None:
         spread = spread.reindex(mean.index)
         y = [*(mean + spread), *(mean - spread)[::-1]]
@@ -196,10 +200,11 @@ def _comparison(folder: Path, args: argparse.Namespace) -> str:
 
 
 def sentences(s: Study) -> list[str]:
-    """What a comparison says, a sentence for each width and one for the rate."""
+    """What a comparison says: a sentence for each width, what takes something away from them, and the rate."""
     where = f" ({describe(s.setting)})" if s.setting else ""
     reference = "the limit" if s.reference == "inf" else f"n = {s.reference}"
     lines = [f"{s.metric}{where}: {_sentence(g, s, reference)}" for g in s.gaps]
+    lines += [f"{s.metric}{where}: {caveat}." for caveat in compare.caveats(s)]
     if s.law.widths >= 3:
         slope = f"{s.law.b:.2g}, 95 % interval {s.law.low:.2g} to {s.law.high:.2g}"
         lines.append(f"{s.metric}{where}: the time of leaving is a + b ln n over {s.law.widths} widths, b = {slope}.")
@@ -214,18 +219,26 @@ def sentences(s: Study) -> list[str]:
 
 
 def _sentence(g: Gap, s: Study, reference: str) -> str:
-    horizon = g.horizon(s.tolerance)
-    end = f"step {int(g.differences.index[-1])}, before runs diverged" if s.diverged else "the end"
-    leaves = f"leaves it by more than {s.tolerance:.3g} at t = {{:.3g}}"
-    until = leaves.format(horizon[1]) if horizon else f"stays near it to {end}"
     noise = {
         True: "; the mean's gap is within the noise",
         False: f"; the mean's gap is {rms(g.of_mean()):.2g}, above its noise of {rms(g.noise()):.2g}",
         None: "; one replicate does not tell chance from the mean's gap",
     }[g.mean_flagged()]
     by = f" (stood for by {g.neurons} neurons a layer)" if g.neurons else ""
-    off = f"is off {reference} by {rms(g.of_one()):.2g} over the run"
-    return f"a network of n = {width_label(g.width)}{by} {off} and {until}{noise}."
+    # The flag that is a star in compare's table.
+    chance = f" (not above the error of {reference} itself)" if g.one_flagged() else ""
+    off = f"is off {reference} by {rms(g.of_one()):.2g} over the run{chance}"
+    return f"a network of n = {width_label(g.width)}{by} {off}{_until(g, s)}{noise}."
+
+
+def _until(g: Gap, s: Study) -> str:
+    """How long a network stays near the reference, as far as there is a tolerance to say so."""
+    if not s.has_tolerance:
+        return ""
+    horizon = g.horizon(s.tolerance)
+    if horizon:
+        return f" and leaves it by more than {s.tolerance:.3g} at t = {horizon[1]:.3g}"
+    return f" and stays near it to {f'step {s.last}, before runs diverged' if s.diverged else 'the end'}"
 
 
 def _settings(runs: list[RunDirectory]) -> str:
