@@ -32,9 +32,9 @@ Train one network for each width in `widths`, and for each value of every key th
 usage: mfrun check [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]
 
 Coordinate check: let each width in `widths` take a few steps, and see how the sizes of every layer's pre-activations,
-outputs and weights, and their changes in a step, depend on n. Writes check.csv, check_steps.csv and check.png into
-`dir`; the exit code is 0 where all are O(1), else 1. Unless given: widths=[32,64,128,256,512] steps=8 replicates=16
-dtype=float64. Steps follow random error signals; with --train, those of the loss.
+outputs and weights, and their changes in a step, depend on n. Writes check.csv, check_steps.csv, check_types.csv and
+check.png into `dir`; the exit code is 0 where all are O(1), else 1. Unless given: widths=[32,64,128,256,512] steps=8
+replicates=16 dtype=float64. Steps follow random error signals; with --train, those of the loss.
 
   mfrun check dataset=mnist depth=4 'widths=[50,100,200,400]'
   mfrun check scaling=ntk
