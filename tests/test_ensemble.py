@@ -114,6 +114,23 @@ def test_beside_a_prediction(sweep: Path, capsys: pytest.CaptureFixture[str]) ->
     assert part[1] == pytest.approx(law["c"] / 20)
     assert part[math.inf] == pytest.approx(law["common"] / 20)
     assert part[2] == pytest.approx((law["c"] + law["common"]) / 2 / 20)
+    # Of a step that it does not have a prediction says nothing, and the command says so.
+    assert here("predict", *TASK, *LIMIT, *few, "budget=0.5", "dir=short") == 0
+    capsys.readouterr()
+    assert here("ensemble", str(sweep), "--predict=short", "--out=e") == 0
+    said = capsys.readouterr()
+    assert (
+        said.err.count("--predict short: says nothing of step 40, and its last step is 20; --step names another") == 1
+    )
+    assert "predicted" not in said.out
+
+
+def test_the_table_is_shown_where_it_cannot_be_written(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    assert here("ensemble", str(sweep), "--out=file/e") == 2
+    said = capsys.readouterr()
+    assert "won back by k=inf" in said.out
+    assert said.err.splitlines() == ["mfrun: --out file/e: cannot be written (Not a directory)"]
 
 
 def test_without_a_limit(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,12 @@ def test_rates_are_followed_through_training(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert cli.run(["statics", str(run), "--step", "11", *small]) == 2
     assert "no state of step 11; there are 0, 1, 10, 79, 100" in capsys.readouterr().err
+    # What cannot be written is shown all the same.
+    (tmp_path / "file").touch()
+    assert cli.run(["statics", str(run), *small, "--out", "file/s"]) == 2
+    said = capsys.readouterr()
+    assert "Eq. (54)" in said.out
+    assert said.err.splitlines() == ["mfrun: --out file/s: cannot be written (Not a directory)"]
 
 
 def test_kept_states_outlive_a_resumed_run(tmp_path: Path) -> None:

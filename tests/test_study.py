@@ -138,6 +138,14 @@ def test_compare_writes_table_csv_and_figure(sweep: Path, capsys: pytest.Capture
     assert (sweep / "compare.png").stat().st_size > 10_000
 
 
+def test_compare_shows_what_it_cannot_write(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sweep / "file").touch()
+    assert cli.run(["compare", str(sweep), "--out", "file/c"]) == 2
+    said = capsys.readouterr()
+    assert "rate r in gap" in said.out
+    assert said.err.splitlines() == ["mfrun: --out file/c: cannot be written (Not a directory)"]
+
+
 def test_compare_without_the_limit_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The largest width stands in."""
     for n in (50, 100, 800):

@@ -21,6 +21,7 @@ from mfrun.study.bootstrap import BOOTSTRAPPED
 from mfrun.study.convergence import Fit, Marks, Study, rms, study, table
 from mfrun.study.curves import Curve, alike, choose_metrics, describe, load, settings_of, title
 from mfrun.study.prediction import Prediction
+from mfrun.study.written import write
 
 
 def main(args: argparse.Namespace) -> int:
@@ -31,15 +32,12 @@ def main(args: argparse.Namespace) -> int:
     # A setting without a metric, or with one width only, is no reason to be silent about the others.
     for line in measured.left_out:
         print(f"left out: {line}", file=sys.stderr)
-    out = Path(args.out) if args.out else measured.folder
-    out.mkdir(parents=True, exist_ok=True)
-    measured.table.to_csv(out / "compare.csv", index=False)
     print(text(measured.studies, measured.marks))
-    _of_kernels(measured, out)
+    tables = {"compare": [measured.table], "compare_kernels": _of_kernels(measured)}
     if prediction is not None:
-        _beside_prediction(measured, prediction, args.predict, out)
-    style.save(figure(measured.studies), out / f"compare.{args.format}")
-    print(f"\n{out / 'compare.csv'}\n{out / f'compare.{args.format}'}")
+        tables["compare_predicted"] = _beside_prediction(measured, prediction, args.predict)
+    joined = {name: pd.concat(some, ignore_index=True) for name, some in tables.items() if some}
+    write(Path(args.out) if args.out else measured.folder, joined, figure(measured.studies), args.format)
     return 0
 
 
@@ -50,18 +48,18 @@ def of_kernels(measured: Measured) -> list[kernels.Comparison]:
     return [one for one in found if one is not None]
 
 
-def _of_kernels(measured: Measured, out: Path) -> None:
+def _of_kernels(measured: Measured) -> list[pd.DataFrame]:
+    """Say what the hidden layers do; a table for each setting."""
     found = of_kernels(measured)
     for one in found:
         print(kernels.text(one))
-    if found:
-        tables = [one.table.assign(step=one.step, **{k: str(v) for k, v in one.setting.items()}) for one in found]
-        pd.concat(tables, ignore_index=True).to_csv(out / "compare_kernels.csv", index=False)
-        print(f"\n{out / 'compare_kernels.csv'}")
+    return [one.table.assign(step=one.step, **{k: str(v) for k, v in one.setting.items()}) for one in found]
 
 
-def _beside_prediction(measured: Measured, prediction: tuple[Prediction, list[Curve]], folder: str, out: Path) -> None:
-    """Lay what was measured beside what ``mfrun predict`` has said of the curves that it is about."""
+def _beside_prediction(
+    measured: Measured, prediction: tuple[Prediction, list[Curve]], folder: str
+) -> list[pd.DataFrame]:
+    """Lay what was measured beside what ``mfrun predict`` has said of the curves that it is about, a table for each."""
     found, about = prediction
     # Without a tolerance there is no time to continue horizons to, as the growth of distances would.
     still = replace(found, growth={})
@@ -74,10 +72,7 @@ def _beside_prediction(measured: Measured, prediction: tuple[Prediction, list[Cu
         print(predicted.beside_text(s, found if s.has_tolerance else still, steps, folder))
         where = {"metric": s.metric, **{k: str(v) for k, v in s.setting.items()}}
         tables.append(predicted.beside(s, found, steps).assign(**where))
-    if not tables:
-        return
-    pd.concat(tables, ignore_index=True).to_csv(out / "compare_predicted.csv", index=False)
-    print(f"\n{out / 'compare_predicted.csv'}")
+    return tables
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from mfrun.study import predicted, style, widths
 from mfrun.study.averages import ALL, Estimate, Study, measure
 from mfrun.study.curves import alike, describe, load, settings_of, title
 from mfrun.study.power_law import PowerLaw, power_law
+from mfrun.study.prediction import Law
+from mfrun.study.written import write
 
 # Of the parts of a gap.
 LOOKS = {"variance": ("#2a5d9f", "o"), "bias": ("#c2571a", "s")}
@@ -49,17 +51,25 @@ def main(args: argparse.Namespace) -> int:
             if name not in known:
                 raise UserError(f"--metrics {name}: not one of {', '.join(known)}")
         studies = [s for s in studies if s.metric in wanted]
-    out = Path(args.out) if args.out else folder
-    out.mkdir(parents=True, exist_ok=True)
-    table(studies).to_csv(out / "ensemble.csv", index=False)
+    for line in _unpredicted(studies, laws):
+        print(f"left out: --predict {args.predict}: {line}", file=sys.stderr)
     print("\n".join(text(s) for s in studies))
     there = max(e.networks for s in studies for e in s.ensembles)
     for k in sizes:
         if not any(k in e.of for s in studies for e in s.ensembles):
             print(f"  k={k} needs more than the {there} networks of a width here, for its standard error as well")
-    style.save(figure(studies), out / f"ensemble.{args.format}")
-    print(f"\n{out / 'ensemble.csv'}\n{out / f'ensemble.{args.format}'}")
+    write(Path(args.out) if args.out else folder, {"ensemble": table(studies)}, figure(studies), args.format)
     return 0
+
+
+def _unpredicted(studies: list[Study], laws: dict[str, Law]) -> list[str]:
+    """The steps of which a prediction says nothing, a line each."""
+    found = {s.step: laws[s.metric].frame.index for s in studies if s.metric in laws}
+    return [
+        f"says nothing of step {step}, and its last step is {steps[-1]}; --step names another"
+        for step, steps in found.items()
+        if step not in steps
+    ]
 
 
 def _sizes(given: str) -> list[int]:

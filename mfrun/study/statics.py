@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from mfrun.dynamics.experiment import Experiment, load_into, restore
@@ -33,6 +34,7 @@ from mfrun.runs.directory import newest as newest_folder
 from mfrun.study import style
 from mfrun.study.power_law import power_law
 from mfrun.study.subnetworks import empirical_measure, in_float64, subnetworks
+from mfrun.study.written import write
 
 # Column of the table, what it is called in print and in a picture, the power of n that it should fall with.
 QUANTITIES = (
@@ -71,10 +73,6 @@ def main(args: argparse.Namespace) -> int:
         frames[-1].insert(0, "step", step)
         frames[-1].insert(1, "t", step * experiment.cfg.alpha)
     frame = pd.concat(frames, ignore_index=True)
-    out = Path(args.out) if args.out else run.path
-    out.mkdir(parents=True, exist_ok=True)
-    csv, picture = out / "statics.csv", out / f"statics.{args.format}"
-    frame.to_csv(csv, index=False)
     when = f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} states, steps {steps[0]} to {steps[-1]}"
     print(f"{run.path}, {when}: sub-networks of n neurons a layer against the whole, {args.draws} draws each")
     if len(steps) == 1:
@@ -82,18 +80,18 @@ def main(args: argparse.Namespace) -> int:
         for column, words, _, _ in QUANTITIES:
             f = rate(frame, column)
             print(f"{words} ~ n^-{f[0]:.2f} [{f[1]:.2f}, {f[2]:.2f}]" if f else f"{words}: no rate to be told")
-        _at_one_step(frame, picture)
+        figure = _at_one_step(frame)
     else:
         followed = rates(frame)
         print("rates r in ~ n^-r, with their 95 % intervals")
         print(_text(followed))
-        _through_training(frame, followed, picture)
+        figure = _through_training(frame, followed)
     types, own, of_measure = identity(experiment, network, samples, widths[-1], args.seed)
     print(
         f"Eq. (54): a network of n = {widths[-1]} drawn at step {steps[-1]} has expected loss {own:.6g}, its empirical "
         f"measure ({', '.join(map(str, types))} types) the same to {abs(own - of_measure):.1g}"
     )
-    print(f"\n{csv}\n{picture}")
+    write(Path(args.out) if args.out else run.path, {"statics": frame}, figure, args.format)
     return 0
 
 
@@ -195,7 +193,7 @@ def _text(followed: pd.DataFrame) -> str:
 
 
 @style.styled
-def _at_one_step(frame: pd.DataFrame, file: Path) -> None:
+def _at_one_step(frame: pd.DataFrame) -> Figure:
     figure, axes = style.panels(1, 2, width=3.3, height=2.7)
     for ax, (column, _, title, _) in zip(axes[0], QUANTITIES, strict=True):
         ax.errorbar(
@@ -203,11 +201,11 @@ def _at_one_step(frame: pd.DataFrame, file: Path) -> None:
         )
         _against_n(ax, frame, column, title)
         ax.legend(fontsize=7)
-    style.save(figure, file)
+    return figure
 
 
 @style.styled
-def _through_training(frame: pd.DataFrame, followed: pd.DataFrame, file: Path) -> None:
+def _through_training(frame: pd.DataFrame, followed: pd.DataFrame) -> Figure:
     """A column for each quantity: against n, a line for each state, and below it the rate against t."""
     figure, axes = style.panels(2, 2, width=3.6, height=2.6)
     steps = followed["step"].tolist()
@@ -232,7 +230,7 @@ def _through_training(frame: pd.DataFrame, followed: pd.DataFrame, file: Path) -
         below.set_xlim(-0.4 * first, 2 * max(followed["t"].max(), first))
         below.set(title="rate $r$ in $\\sim n^{-r}$", xlabel=r"time $t = k\alpha$")
     style.beside(figure, axes[0][0].get_legend_handles_labels()[0])
-    style.save(figure, file)
+    return figure
 
 
 def _against_n(ax: Axes, frame: pd.DataFrame, column: str, title: str) -> None:
