@@ -227,7 +227,7 @@ def test_jobs_of_a_cluster() -> None:
 
 
 def test_the_command_writes_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    particles = ["particles.first=64", "particles.last=64"]
+    particles = ["particles.first=256", "particles.last=64"]
     assert here("sweep", *SWEEP, "widths=[3,5,inf]", *particles, "dir=s", "--dry-run") == 0
     out, err = capfd.readouterr()
     assert err == ""

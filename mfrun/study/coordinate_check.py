@@ -93,7 +93,8 @@ def main(argv: list[str]) -> int:
     spread.rename(columns=config.width_label).to_csv(place / "check_types.csv")
     print("\n" + kinds.text(spread, labels(experiments[0], limit)))
     _figure(found, f"Coordinate check, {what}", place / "check.png")
-    print(f"\n{place / 'check.csv'}\n{place / 'check_types.csv'}\n{place / 'check.png'}")
+    files = ("check.csv", "check_steps.csv", "check_types.csv", "check.png")
+    print("\n" + "\n".join(str(place / name) for name in files))
     return 0 if all(q.verdict in FINE for q in found) else 1
 
 
