@@ -28,7 +28,7 @@ demo: $(READY) ## a small sweep on two Gaussians with n = infinity, and its pict
 	@echo; echo "The learning curves:"; $(BIN)/mfrun plot $(DEMO) --title 'Isotropic Gaussians, 5 layers'
 
 test: $(READY) ## the tests, on all cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 docs: $(READY) ## the documentation site, into outputs/docs; runs the tutorial, and a warning is an error
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -q -d outputs/docs/.doctrees docs outputs/docs
