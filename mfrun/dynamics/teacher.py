@@ -133,14 +133,12 @@ class Teacher:
         try:
             x, again = (self._x(generator("teacher", 0), 5) for _ in range(2))
             found = tuple(x.shape)
-            if not same(x, again):
-                raise ConfigError(key, name, f"its samples are {OTHERS}")
             if found == expected and self._function is not None:
                 key, name, expected = "function", self.function, (5, self.outputs)
                 found = tuple(self._function(x).float().reshape(5, -1).shape)
-        except ConfigError:
-            raise
         except Exception as error:  # It is the user's own code.
             raise ConfigError(key, name, f"fails ({type(error).__name__}: {reason(error)})") from error
         if found != expected:
             raise ConfigError(key, name, f"must return {expected} for 5 samples; here {found}")
+        if not same(x, again):
+            raise ConfigError("inputs", self.inputs, f"its samples are {OTHERS}")

@@ -221,7 +221,7 @@ def _resumable(command: str, path: Path, flags: list[str]) -> Iterator[None]:
     try:
         yield
     except Interrupted as stopped:
-        stopped.again = shlex.join(["mfrun", command, *flags, f"dir={path}", "resume=true"])
+        stopped.again = resume.going_on(command, path, flags)
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,9 +25,9 @@ def _of_this_call(key: str) -> bool:
     return key in ("resume", "dir") or key.startswith(("hydra/", "hydra."))
 
 
-def _going_on(command: str, path: Path) -> str:
+def going_on(command: str, path: Path, flags: Sequence[str] = ()) -> str:
     """The command that goes on with what a folder holds, as it is typed."""
-    return shlex.join(["mfrun", command, f"dir={path}", "resume=true"])
+    return shlex.join(["mfrun", command, *flags, f"dir={path}", "resume=true"])
 
 
 def words_of_run(run_dir: Path) -> list[str]:
@@ -36,7 +37,7 @@ def words_of_run(run_dir: Path) -> list[str]:
         UserError: there is none.
     """
     if (run_dir / SWEEP).is_file():
-        raise UserError(f"dir={run_dir}: holds a sweep; {_going_on('sweep', run_dir)} goes on with it")
+        raise UserError(f"dir={run_dir}: holds a sweep; {going_on('sweep', run_dir)} goes on with it")
     file = run_dir / ".hydra" / "overrides.yaml"
     if not RunDirectory(run_dir).exists():
         held = " (its config.yaml is missing)" if file.is_file() else ""
@@ -59,7 +60,7 @@ def words_of_sweep(top: Path) -> list[str]:
     """
     recorded = read_sweep(top)
     if recorded is None and RunDirectory(top).exists():
-        raise UserError(f"dir={top}: holds a run; {_going_on('train', top)} goes on with it")
+        raise UserError(f"dir={top}: holds a run; {going_on('train', top)} goes on with it")
     if recorded is None:
         raise UserError(f"dir={top}: no sweep to resume here")
     return _checked(recorded.get("overrides"), top / "sweep.yaml")
