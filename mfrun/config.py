@@ -95,8 +95,9 @@ class Config:
 
 # The largest width, of which a draw of the neurons' types is exact.
 WIDEST = 10**18
-# Keys that say where the data lie, not what they are.
-PLACES = ("dataset.root", "dataset.path", "dataset.source.root", "dataset.source.path")
+# Keys that say where the data lie, not what they are; a path is that of the user's own.
+PATHS = ("dataset.path", "dataset.source.path")
+PLACES = ("dataset.root", "dataset.source.root", *PATHS)
 # Keys that say how a run is carried out, not what it computes: these may differ when it is resumed.
 EXECUTION = (
     "widths",

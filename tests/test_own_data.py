@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import TINY, curves, here
+from commands import TINY, curves, here, status
 
 import mfrun
 from mfrun.errors import ConfigError
@@ -211,3 +212,75 @@ def test_numbered_classes_are_no_other_run(capfd: pytest.CaptureFixture[str]) ->
         assert here("train", *words) == 0
     assert curves("a") == curves("b")
     assert not Path("a/classes.json").exists()
+
+
+def test_a_run_goes_on_with_its_data_wherever_they_lie(capfd: pytest.CaptureFixture[str]) -> None:
+    """A file may be moved; another in its place, or at the new one, is refused, and the run stays what it was."""
+    frame = table().drop(columns="kind")
+    frame.to_csv("t.csv", index=False)
+    words = [*FITS, "dataset.path=t.csv", "dataset.target=score", "dataset.test_fraction=0.5", "alpha=1e-5"]
+    assert here("train", *words, "steps=40", "dir=whole") == 0
+    assert here("train", *words, "dir=r") == 0
+    before = status("r")
+    Path("t.csv").rename("moved.csv")
+    (frame + 1).to_csv("t.csv", index=False)
+    capfd.readouterr()
+    for path in ("t.csv", "other.csv"):
+        (frame + 1).to_csv(path, index=False)
+        assert here("train", "dir=r", "resume=true", "steps=40", f"dataset.path={path}") == 2
+        said = f"dataset.path={path}: not the data that the run was started on: train_loss at step 20 is "
+        assert said in capfd.readouterr().err
+        assert status("r") == before
+    assert here("train", "dir=r", "resume=true", "steps=40", "dataset.path=moved.csv") == 0
+    assert curves("r") == curves("whole")
+
+
+LOADED = """
+from dataclasses import dataclass
+import random
+import numpy as np
+import torch
+from mfrun.problems import FiniteProblem, Task
+
+@dataclass
+class Drawn:
+    how: str = "numpy"
+
+    def load(self, dtype, device):
+        draw = {
+            "numpy": lambda: np.random.normal(size=(40, 3)),
+            "python": lambda: [[random.gauss() for _ in range(3)] for _ in range(40)],
+            "torch": lambda: torch.randn(40, 3),
+            "unseeded": lambda: np.random.default_rng().normal(size=(40, 3)),
+        }[self.how]
+        data = {split: (x, x[:, :1].sign()) for split in ("train", "test") for x in [torch.as_tensor(draw())]}
+        return FiniteProblem(data, Task.SIGN, 1, dtype, device)
+"""
+
+
+@pytest.mark.parametrize("how", ["numpy", "python", "torch", "unseeded"])
+def test_data_that_are_drawn_as_they_are_loaded(
+    how: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They are the same in every process, and leave the caller's own chance alone, or the run does not go on."""
+    Path("loaded.py").write_text(LOADED)
+    monkeypatch.syspath_prepend(Path.cwd())
+    words = [*FITS[:-1], "dataset.name=loaded:Drawn", f"+dataset.how={how}", "~dataset.d", "~dataset.delta"]
+    np.random.seed(1)  # noqa: NPY002
+    after = np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert here("train", *words, "dir=r") == 0
+    assert np.random.get_state()[1].tolist() == after  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    torch.manual_seed(2)
+    random.seed(2)
+    monkeypatch.setenv("MFRUN_IMPORT", "loaded:Drawn")
+    capfd.readouterr()
+    code = here("train", "dir=r", "resume=true", "steps=40")
+    if how == "unseeded":
+        assert code == 2
+        said = "dataset.name=loaded:Drawn: not the data that the run was started on: train_loss at step 20 is "
+        assert said in capfd.readouterr().err
+        return
+    assert code == 0
+    assert here("train", *words, "steps=40", "dir=whole") == 0
+    assert curves("r") == curves("whole")

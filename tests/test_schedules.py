@@ -127,3 +127,16 @@ def test_bad_values_are_refused(component, keys):
     with pytest.raises(ConfigError) as caught:
         component(**keys)
     assert caught.value.key in keys or caught.value.key == "values"
+
+
+@pytest.mark.parametrize("last", [1, 1000, schedules.TRIED, schedules.TRIED + 3, 2 * schedules.TRIED + 1])
+def test_a_rate_below_0_is_refused_at_its_step(last):
+    """However late it comes, if it comes within the run; step ``last`` is the last with a rate >= 0."""
+
+    class Falling(Schedule):
+        def xi(self, k, t, end):
+            return last + 0.5 - k
+
+    schedules.refuse_negative_rates(Rates(Falling(), ALPHA, last, layers=2), "mine:Falling")
+    with pytest.raises(ConfigError, match=rf"it is -0.5 at step {last + 1}$"):
+        schedules.refuse_negative_rates(Rates(Falling(), ALPHA, last + 5, layers=2), "mine:Falling")

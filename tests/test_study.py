@@ -284,6 +284,7 @@ def test_compare_leaves_out_what_cannot_be_compared(sweep: Path, capsys: pytest.
     [
         ["--format", "pdf"],
         ["--format", "svg", "--x", "t", "--xscale", "linear", "--yscale", "log"],
+        ["--xscale", "linear", "--xlim", "-5,100", "--ylim", "-.5,1"],
         [
             "--metrics",
             "population_error",

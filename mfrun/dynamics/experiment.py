@@ -28,7 +28,7 @@ from mfrun.problems.streams import Parallel, Stream
 from mfrun.registry import conform, create, distrust, find, names, names_in, reason
 from mfrun.runs.directory import RunDirectory
 from mfrun.runs.progress import say
-from mfrun.seeds import entropy
+from mfrun.seeds import alike, entropy
 
 TestFunction = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -313,7 +313,9 @@ def load_problem(cfg: Config) -> Problem:
         dataset = create("dataset", cfg.dataset, "dataset")
         if not hasattr(dataset, "load"):
             raise ConfigError("dataset.name", name, "lacks load")
-        problem: Problem = dataset.load(DTYPES[cfg.dtype], resolve_device(cfg.device))
+        # The runs of a sweep load the data each in its own process, and again where they go on.
+        with alike():
+            problem: Problem = dataset.load(DTYPES[cfg.dtype], resolve_device(cfg.device))
         if ":" in str(name):
             refuse_unless_sound(problem, str(name))
         return problem

@@ -17,6 +17,8 @@ from mfrun.registry import base, checks, reason, register
 
 # A decay that leaves more than this of the rate is as good as none.
 FLAT = 0.95
+# Steps of a schedule of the user's own that are tried at once: those of a long run would be gigabytes.
+TRIED = 1 << 20
 
 
 @base("schedule")
@@ -118,12 +120,14 @@ def refuse_negative_rates(rates: Rates, name: str) -> None:
     Raises:
         ConfigError: a rate is negative, or none.
     """
-    with np.errstate(all="ignore"):
-        common = rates.common(0, rates.steps)
-    wrong = np.flatnonzero(~(np.isfinite(common) & (common >= 0)))
-    if len(wrong):
-        k, xi = wrong[0] + 1, common[wrong[0]] / rates.alpha
-        raise ConfigError("schedule.name", name, f"xi must be a number >= 0 for each step; it is {xi:g} at step {k}")
+    for first in range(0, rates.steps, TRIED):
+        with np.errstate(all="ignore"):
+            common = rates.common(first, min(TRIED, rates.steps - first))
+        wrong = np.flatnonzero(~(np.isfinite(common) & (common >= 0)))
+        if len(wrong):
+            k, xi = first + wrong[0] + 1, common[wrong[0]] / rates.alpha
+            why = f"xi must be a number >= 0 for each step; it is {xi:g} at step {k}"
+            raise ConfigError("schedule.name", name, why)
 
 
 @register("schedule", "constant")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,11 @@ FORMATS = ("png", "pdf", "svg")
 
 class Options(argparse.ArgumentParser):
     """Those of a command; what it does not understand it says in one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # argparse takes numbers below 0 for values, and a range from one, -5,100, for a flag.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help lists the options")
