@@ -464,6 +464,18 @@ FILES = [
         "--facet alpha: not with --weights",
     ),
     (
+        "a range of laws",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --weights --ylim 0,1",
+        "--ylim 0,1: not with --weights",
+    ),
+    (
+        "errors of laws",
+        text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
+        "plot r --weights --se",
+        "--se: not with --weights",
+    ),
+    (
         "one key for rows and lines",
         text(**{"r/config.yaml": CONFIG, "r/metrics.csv": ROWS}),
         "plot r --style alpha --facet alpha",

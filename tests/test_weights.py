@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.image import imread
 
 from mfrun import cli
 from mfrun.study.curves import load
@@ -104,6 +105,11 @@ def test_the_picture(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (sweep / "weights.png").stat().st_size > 20_000
     assert cli.run(["plot", "--weights", str(sweep), "--steps", "0,100", "--widths", "8,inf", "--format", "svg"]) == 0
     assert (sweep / "weights.svg").stat().st_size > 5_000
+    rows = []
+    for size in ("2.5,2", "2.5,3"):
+        assert cli.run(["plot", "--weights", str(sweep), "--size", size, "--dpi", "50"]) == 0
+        rows.append(len(imread(sweep / "weights.png")))
+    assert rows[1] - rows[0] == 2 * 50
     capsys.readouterr()
     assert cli.run(["plot", "--weights", str(sweep), "--steps", "7"]) == 2
     assert "--steps 7: no such state; all runs have those of 0, 1, 10, 100" in capsys.readouterr().err

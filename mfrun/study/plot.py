@@ -30,6 +30,11 @@ PREDICTED = {"color": "0.3", "linestyle": (0, (4, 1.5)), "linewidth": 0.8, "labe
 DIVERGED: dict[str, Any] = {"color": "0.2", "linestyle": "none", "marker": "x", "label": "diverged"}
 # Inches of a panel, and the most that a side may have.
 SIZE, LARGEST = (2.9, 2.5), 100.0
+# Options that say how learning curves are drawn, and what they are where they are not given.
+OF_CURVES: dict[str, object] = {
+    **dict.fromkeys(("facet", "metrics", "predict", "xlim", "ylim", "yscale")),
+    **{"se": False, "x": "step", "xscale": "log"},
+}
 
 
 def main(args: argparse.Namespace) -> int:
@@ -56,8 +61,8 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
         colours = style.colours([c.width for c in curves])
         if args.widths:
             curves = _of_widths(curves, args.widths)
-        if args.weights and args.facet:
-            raise UserError(f"--facet {args.facet}: not with --weights, whose rows are those of the neurons' laws")
+        if args.weights:
+            _refuse_those_of_curves(args)
         if args.steps and not args.weights:
             raise UserError(f"--steps {args.steps}: names the states of --weights, which is not there")
         if args.facet and args.facet in (args.style or []):
@@ -86,7 +91,7 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             # It restores networks, and so needs torch, which curves do without.
             from mfrun.study import weights
 
-            figure = weights.figure(curves, looks, args.steps)
+            figure = weights.figure(curves, looks, args.steps, _size(args.size, weights.SIZE))
         else:
             of_curves = dict(zip(map(id, curves), looks, strict=True))
             figure = _figure(facets, of_curves, args)
@@ -98,6 +103,14 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             style.headline(figure, str(above), "--title" if args.title else "title")
         style.settle(figure)
         return figure, folder
+
+
+def _refuse_those_of_curves(args: argparse.Namespace) -> None:
+    """Raises UserError where --weights is given with an option that it has no use for."""
+    for name, default in OF_CURVES.items():
+        if (value := getattr(args, name)) != default:
+            given = " ".join(value if isinstance(value, list) else [] if value is True else [str(value)])
+            raise UserError(f"{f'--{name} {given}'.strip()}: not with --weights, which draws no learning curves")
 
 
 def _notes(figure: Figure, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -161,7 +174,7 @@ def _facets(curves: list[Curve], key: str | None) -> dict[str, list[Curve]]:
 def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], args: argparse.Namespace) -> Figure:
     """A row for each facet, and a panel for each metric."""
     metrics = choose_metrics([c for curves in facets.values() for c in curves], args.metrics)
-    width, height = _size(args.size)
+    width, height = _size(args.size, SIZE)
     figure, axes = style.panels(len(facets), len(metrics), width=width, height=height)
     ylim, yscale = _of_metrics("--ylim", args.ylim, metrics), _of_metrics("--yscale", args.yscale, metrics)
     for row, (name, curves) in zip(axes, facets.items(), strict=True):
@@ -315,14 +328,14 @@ def _of_metrics(option: str, given: list[str] | None, metrics: list[str]) -> dic
     return found
 
 
-def _size(text: str | None) -> tuple[float, float]:
+def _size(text: str | None, default: tuple[float, float]) -> tuple[float, float]:
     """Inches of a panel.
 
     Raises:
         UserError: they are none, or too many.
     """
     if text is None:
-        return SIZE
+        return default
     try:
         width, height = (float(v) for v in text.split(","))
     except ValueError:

@@ -36,6 +36,8 @@ COLUMNS = 4
 APART = 3.0
 # Points of a continuous law that stand for its quadrature nodes.
 REFINED = 512
+# Inches of a panel.
+SIZE = (2.5, 2.2)
 TITLES = {"norm": "$|w|$, first layer", "beta": r"output weights $\beta$"}
 
 
@@ -76,20 +78,21 @@ class Atoms:
         return scipy.stats.gaussian_kde(self.points, kernel / own, weights=self.p)(x)
 
 
-def figure(curves: list[Curve], looks: list[dict[str, Any]], steps: str | None) -> Figure:
+def figure(curves: list[Curve], looks: list[dict[str, Any]], steps: str | None, size: tuple[float, float]) -> Figure:
     """A row for each marginal and a column for each state that all curves have.
 
     Args:
         curves: one line each.
         looks: how they are drawn.
         steps: comma-separated steps of the states; by default the first, the last, and some between them.
+        size: inches of a panel.
 
     Raises:
         UserError: a state is missing, or there is none in common.
     """
     chosen = _steps(curves, steps)
     marginals = [laws(curve, chosen) for curve in curves]
-    picture, axes = style.panels(len(TITLES), len(chosen), width=2.5, height=2.2)
+    picture, axes = style.panels(len(TITLES), len(chosen), width=size[0], height=size[1])
     fewest = min(len(law[name][0].points) for law in marginals for name in TITLES)
     for row, (name, title) in zip(axes, TITLES.items(), strict=True):
         every = [law[name] for law in marginals]
