@@ -153,6 +153,25 @@ def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert here("train", *TASK, *SMALL, "width=5", "steps=1", "init.g=own_embedding_2:w", "dir=r") == 2
 
 
+AS_IDENTITY = """
+def w(l, above, below):
+    assert bool(above.isfinite().all())
+    return above @ below.mT / above.shape[-1] ** 0.5
+"""
+
+
+@pytest.mark.parametrize("width", [["width=5"], ["width=inf"], ["width=1e6", "neurons=6"]])
+def test_a_function_of_ones_own_trains_as_the_program_s(
+    width: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The identity, written anew and looking at numbers, at every kind of width."""
+    (tmp_path / "as_identity.py").write_text(AS_IDENTITY)
+    monkeypatch.syspath_prepend(tmp_path)
+    for g, folder in (("identity", "a"), ("as_identity:w", "b")):
+        assert here("train", *TASK, *SMALL, *width, "steps=10", f"init.g={g}", f"dir={folder}") == 0
+    assert curves("a") == curves("b")
+
+
 OWN = """
 import torch
 def w(l, above, below): return above @ below.mT
@@ -172,12 +191,13 @@ def numbers(l, above, below): return (above @ below.mT).numpy()
         ("numbers", "must return a torch tensor ("),
     ],
 )
+@pytest.mark.parametrize("width", ["5", "inf"])
 def test_a_function_that_fails_is_named(
-    name: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    width: str, name: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "wrong_embedding.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    assert here("train", *TASK, *SMALL, "width=5", "steps=1", f"init.g=wrong_embedding:{name}", "dir=r") == 2
+    assert here("train", *TASK, *SMALL, f"width={width}", "steps=1", f"init.g=wrong_embedding:{name}", "dir=r") == 2
     err = capsys.readouterr().err
     assert f"init.g=wrong_embedding:{name}: {said}" in err
     assert "Traceback" not in err

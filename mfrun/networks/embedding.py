@@ -148,11 +148,13 @@ class Embedding(IID):
             return self.mu2
         if ":" not in self.g:
             return G[self.g](above @ below.mT / math.sqrt(self.m)).mul(self.tau).add(self.mu2)
+        wanted = (*above.shape[:-1], below.shape[-2])
+        if above.is_meta:  # Only shapes are asked for, and the user's own code may need numbers.
+            return above.new_empty(wanted)
         try:
             found = self._own(l, above, below)
         except Exception as error:  # It is the user's own code.
             raise ConfigError("init.g", self.g, f"fails ({type(error).__name__}: {reason(error)})") from error
-        wanted = (*above.shape[:-1], below.shape[-2])
         if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
             said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             labels = f"labels {tuple(above.shape)} and {tuple(below.shape)}"
