@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -129,34 +130,34 @@ def _rate(growth: Growth) -> str:
 
 @style.styled
 def figure(found: Prediction, laws: list[Law], widths: list[float]) -> Figure:
-    """A row for each metric: curves with bands, c and s against t; under them the distance of the layers' neurons."""
-    rows = len(laws) + bool(found.growth)
-    picture, axes = style.panels(rows, 3, width=3.1, height=2.5)
+    """Four panels for each metric, curves with bands, the same less the limit, c and s against t, and one for the
+    distance of the layers' neurons, row by row."""
+    panels = 4 * len(laws) + bool(found.growth)
+    columns = 2 if panels == 4 else 3
+    picture, axes = style.panels(-(-panels // columns), columns, width=3.1, height=2.5)
     colours = style.colours([*widths, math.inf])
-    for row, law in zip(axes, laws, strict=False):
-        _curves(row[0], law, widths, colours)
-        _coefficient(row[1], law, "c", "mean gap: $c$ in $c\\,/\\,n$")
-        _coefficient(row[2], law, "s", "deviation: $s$ in $s\\,/\\sqrt{n}$")
+    for law, four in zip(laws, axes.flat[: 4 * len(laws)].reshape(-1, 4), strict=True):
+        _curves(four[0], law, widths, colours)
+        _gaps(four[1], law, widths, colours)
+        _coefficient(four[2], law, "c", "mean gap: $c$ in $c\\,/\\,n$")
+        _coefficient(four[3], law, "s", "deviation: $s$ in $s\\,/\\sqrt{n}$")
     if found.growth:
-        _layers(axes[-1][0], found)
-        for ax in axes[-1][1:]:
-            ax.set_axis_off()
-    for ax in axes[-1 - bool(found.growth)]:
+        _layers(axes.flat[panels - 1], found)
+    for ax in axes.flat[panels:]:
+        ax.set_axis_off()
+    for ax in axes.flat[:panels]:
         ax.set_xlabel(r"time $t = k\alpha$")
     style.legend(picture, colours, [(n, None) for n in (*widths, math.inf)], {})
     return picture
 
 
 def _curves(ax: Axes, law: Law, widths: list[float], colours: dict[float, object]) -> None:
-    f = law.frame[law.frame["t"] > 0]
-    ax.set(title=title(law.metric), xscale="log")
+    f = _panel(ax, law, title(law.metric))
     if f.empty:  # Without a step there is no time to draw it against.
         return
     for n in sorted(widths):
         mean, half = (series.reindex(f.index) for series in law.band(n))
-        look = style.look(n, colours, "-")
-        ax.plot(f["t"], mean, **look)
-        ax.fill_between(f["t"], mean - half, mean + half, color=look["color"], alpha=0.2, linewidth=0)
+        _band(ax, f["t"], mean, half, style.look(n, colours, "-"))
     ax.plot(f["t"], f["limit"], **style.look(math.inf, colours, "-"))
     # Where linear theory has ended bands know no bounds.
     low, high = f["limit"].min(), f["limit"].max()
@@ -164,10 +165,34 @@ def _curves(ax: Axes, law: Law, widths: list[float], colours: dict[float, object
         ax.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
 
 
+def _gaps(ax: Axes, law: Law, widths: list[float], colours: dict[float, object]) -> None:
+    every = _panel(ax, law, f"{title(law.metric)}, less the limit's")
+    ax.plot(every["t"], 0 * every["t"], **style.look(math.inf, colours, "-"))
+    f = every[every["linear"]]
+    if len(f) < len(every):
+        until = f"up to t = {f['t'].iloc[-1]:.3g}" if len(f) else "at no time"
+        ax.text(0.5, 0.9, f"linear {until}", transform=ax.transAxes, ha="center", fontsize=8)
+    for n in sorted(widths):
+        mean, half = (series.reindex(f.index) for series in law.band(n))
+        _band(ax, f["t"], mean - f["limit"], half, style.look(n, colours, "-"))
+
+
+def _panel(ax: Axes, law: Law, words: str) -> pd.DataFrame:
+    """The rows of a law that a panel shows, which is ready for them."""
+    style.log_scale(ax, "x")
+    ax.set_title(words)
+    return law.frame[law.frame["t"] > 0]
+
+
+def _band(ax: Axes, t: pd.Series, mean: pd.Series, half: pd.Series, look: dict[str, Any]) -> None:
+    ax.plot(t, mean, **look)
+    ax.fill_between(t, mean - half, mean + half, color=look["color"], alpha=0.2, linewidth=0)
+
+
 def _coefficient(ax: Axes, law: Law, name: str, words: str) -> None:
-    f = law.frame[law.frame["t"] > 0]
+    f = _panel(ax, law, words)
+    ax.set_ylabel(title(law.metric))
     linear = f["linear"].to_numpy()
-    ax.set(title=words, xscale="log")
     value, error = f[name].to_numpy(), 1.96 * f[f"{name}_se"].to_numpy()
     ax.fill_between(f["t"], value - error, value + error, color="#2a5d9f", alpha=0.2, linewidth=0)
     ax.plot(f["t"], np.where(linear, value, np.nan), color="#2a5d9f")
@@ -181,9 +206,8 @@ def _layers(ax: Axes, found: Prediction) -> None:
     for l, values in found.layers.items():
         later = values[values.index > 0]
         ax.plot(later.index, later, label=f"layer {l}")
-    ax.set(
-        title=r"distance of neurons: $\sigma_l$ in $\sigma_l\,/\sqrt{n}$", yscale="log", xlabel=r"time $t = k\alpha$"
-    )
+    style.log_scale(ax, "y")
+    ax.set_title(r"distance of neurons: $\sigma_l$ in $\sigma_l\,/\sqrt{n}$")
     ax.legend(fontsize=8)
 
 
