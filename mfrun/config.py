@@ -95,9 +95,10 @@ class Config:
 
 # The largest width, of which a draw of the neurons' types is exact.
 WIDEST = 10**18
-# Keys that say where the data lie, not what they are; a path is that of the user's own.
+# Keys that say where the data lie, not what they are; those of a root are public, and those of a path the user's own.
+ROOTS = ("dataset.root", "dataset.source.root")
 PATHS = ("dataset.path", "dataset.source.path")
-PLACES = ("dataset.root", "dataset.source.root", *PATHS)
+PLACES = (*ROOTS, *PATHS)
 # Keys that say how a run is carried out, not what it computes: these may differ when it is resumed.
 EXECUTION = (
     "widths",

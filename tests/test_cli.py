@@ -427,3 +427,18 @@ def test_broken_pipe() -> None:
         command = f"(sleep 0.2; {sys.executable} -m mfrun {words}) | true"
         done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_logger_s_files_are_no_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    """W&B keeps a config.yaml of its own below the run's folder."""
+    assert here("train", *TINY, "steps=1", "dir=o/r") == 0
+    file = Path("o/r/wandb/run-1/files/config.yaml")
+    file.parent.mkdir(parents=True)
+    file.write_text("width:\n  value: 4\n")
+    capfd.readouterr()
+    for folder in ("o", "o/r"):
+        assert here("status", folder) == 0
+        assert len(capfd.readouterr().out.splitlines()) == 2
+        assert here("plot", folder) == 0
+    assert here("status", "--latest", "o") == 0
+    assert "files" not in capfd.readouterr().out

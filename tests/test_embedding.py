@@ -193,7 +193,12 @@ def numbers(l, above, below): return (above @ below.mT).numpy()
 )
 @pytest.mark.parametrize("width", ["5", "inf"])
 def test_a_function_that_fails_is_named(
-    width: str, name: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    width: str,
+    name: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "wrong_embedding.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)

@@ -93,6 +93,19 @@ def test_stopping_a_sweep_stops_its_runs(number: signal.Signals) -> None:
     assert curves("s/width=5") == curves("straight")
 
 
+def test_a_signal_that_comes_while_a_run_begins_is_heard() -> None:
+    """Its weights take a moment to draw; the signal to the sweep alone comes before its first step."""
+    process = start(
+        "sweep", *TINY[2:], "steps=1000000", "widths=[1500]", "replicates=4", "depth=4", "threads=1", "dir=s"
+    )
+    wait_until(lambda: Path("s/width=1500/config.yaml").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert status("s/width=1500")["state"] == "interrupted"
+    assert int(str(status("s/width=1500")["step"])) < 1000
+
+
 def test_a_run_that_dies_does_not_take_the_others_with_it(capfd: pytest.CaptureFixture[str]) -> None:
     process = start("sweep", *TINY[2:], "steps=10000", "widths=[3,5]", "threads=2", "dir=s")
     wait_until(lambda: steps_logged("s/width=3") >= 100, process)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import TINY, curves, here, status
+from commands import TINY, curves, here
 
 import mfrun
 from mfrun.errors import ConfigError
@@ -214,25 +214,51 @@ def test_numbered_classes_are_no_other_run(capfd: pytest.CaptureFixture[str]) ->
     assert not Path("a/classes.json").exists()
 
 
-def test_a_run_goes_on_with_its_data_wherever_they_lie(capfd: pytest.CaptureFixture[str]) -> None:
-    """A file may be moved; another in its place, or at the new one, is refused, and the run stays what it was."""
+@pytest.mark.parametrize("steps", ["20", "23"])
+def test_a_run_goes_on_with_its_data_wherever_they_lie(steps: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A file may be moved; another in its place, or at the new one, is refused, and the folder stays what it was.
+
+    The longer run evaluates at step 20, and not at step 23.
+    """
     frame = table().drop(columns="kind")
     frame.to_csv("t.csv", index=False)
     words = [*FITS, "dataset.path=t.csv", "dataset.target=score", "dataset.test_fraction=0.5", "alpha=1e-5"]
-    assert here("train", *words, "steps=40", "dir=whole") == 0
-    assert here("train", *words, "dir=r") == 0
-    before = status("r")
+    assert here("train", *words, "steps=47", "dir=whole") == 0
+    assert here("train", *words, f"steps={steps}", "dir=r") == 0
+    before = {file: file.read_bytes() for file in Path("r").rglob("*") if file.is_file()}
     Path("t.csv").rename("moved.csv")
     (frame + 1).to_csv("t.csv", index=False)
     capfd.readouterr()
     for path in ("t.csv", "other.csv"):
         (frame + 1).to_csv(path, index=False)
-        assert here("train", "dir=r", "resume=true", "steps=40", f"dataset.path={path}") == 2
-        said = f"dataset.path={path}: not the data that the run was started on: train_loss at step 20 is "
+        assert here("train", "dir=r", "resume=true", "steps=47", f"dataset.path={path}") == 2
+        said = f"dataset.path={path}: not the data that the run was started on: train_loss at step {steps} is "
         assert said in capfd.readouterr().err
-        assert status("r") == before
-    assert here("train", "dir=r", "resume=true", "steps=40", "dataset.path=moved.csv") == 0
+        assert {file: file.read_bytes() for file in Path("r").rglob("*") if file.is_file()} == before
+    assert here("train", "dir=r", "resume=true", "steps=47", "dataset.path=moved.csv") == 0
     assert curves("r") == curves("whole")
+
+
+def test_a_sweep_grows_after_its_data_have_moved(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its finished runs are found with the others, and their data where they lie now."""
+    frame = table().drop(columns="kind")
+    frame.to_csv("t.csv", index=False)
+    words = [*FITS[:1], *FITS[2:], "dataset.target=score", "dataset.test_fraction=0.5", "alpha=1e-5"]
+    assert here("sweep", *words, "dataset.path=t.csv", "widths=[3,4]", "dir=s") == 0
+    Path("t.csv").rename("moved.csv")
+    assert here("sweep", "dir=s", "resume=true", "widths=[3,4,5]", "dataset.path=moved.csv") == 0
+    sweep = mfrun.load("s")
+    assert [run.width for run in sweep] == [3, 4, 5]
+    for run in sweep:
+        run.predict(np.zeros((2, 3)))
+    capfd.readouterr()
+    assert here("compare", "s") == 0
+    assert "moved" not in "".join(capfd.readouterr())
+    # A width that is added must not see other data than those that are there.
+    for path in ("moved.csv", "other.csv"):
+        (frame + 1).to_csv(path, index=False)
+        assert here("sweep", "dir=s", "resume=true", "widths=[3,4,5,6]", f"dataset.path={path}") == 2
+        assert f"dataset.path={path}: not the data that the run was started on" in capfd.readouterr().err
 
 
 LOADED = """

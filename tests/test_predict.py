@@ -137,6 +137,19 @@ def test_real_networks_with_much_noise(tmp_path: Path, monkeypatch: pytest.Monke
         assert close(row["s"], row["s_se"] + math.sqrt(n / 2 / S) * loss.std(), math.sqrt(n) * loss.std(), 0.05)
 
 
+# --- What is measured.
+
+
+def test_an_evaluator_measures_the_network_that_it_is_given() -> None:
+    """Whatever it has measured before: a workspace is bound to one network's arrays."""
+    e = experiment("depth=4", "dataset.d=3", "width=7", *GROUP)
+    drawn, trained, evaluator = e.network(), e.network(), e.evaluator()
+    e.steps(trained, e.stream()).advance(0, 50)
+    each = [evaluator(network) for network in (trained, drawn, trained)]
+    assert each == [e.evaluator()(network) for network in (trained, drawn, trained)]
+    assert each[0] == each[2] != each[1]
+
+
 # --- What is drawn.
 
 

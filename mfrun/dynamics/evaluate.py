@@ -56,6 +56,7 @@ class Evaluator:
         self.partners = partners
         self.sets, self.task, self.loss, self.test_functions = sets, task, loss, test_functions
         self._workspaces: dict[int, Any] = {}
+        self._of: Network | None = None
 
     def __call__(self, network: Network) -> dict[str, list[float]]:
         """The metrics of each of the S networks, by column name."""
@@ -104,6 +105,9 @@ class Evaluator:
         return values | {name: phi(y, yhat) for name, phi in self.test_functions.items()}
 
     def _workspace(self, network: Network, batch: int) -> Any:
+        if network is not self._of:  # A workspace is bound to the arrays of one network.
+            self._of = network
+            self._workspaces.clear()
         if batch not in self._workspaces:
             self._workspaces[batch] = network.workspace(batch, backward=False)
         return self._workspaces[batch]

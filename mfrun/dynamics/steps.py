@@ -157,10 +157,14 @@ class Graphed(Counted):
         for _ in range(3):
             self.step()
         self.network.load(before)
-        with self._recording:
+        # Torch's own stream for recording is one of the device that was current when it was first asked for, and what
+        # runs on another device meanwhile is not recorded. The default stream records nothing at all.
+        device = self.i.device
+        with self._recording, torch.cuda.device(device):
+            current = torch.cuda.current_stream()
+            stream = current if current.cuda_stream else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             for count in (1, self.LONG):
                 graph = torch.cuda.CUDAGraph()
-                stream = torch.cuda.current_stream() if torch.cuda.current_stream().cuda_stream else None
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     for _ in range(count):
                         self.step()

@@ -9,15 +9,15 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import torch
 
 from mfrun import __version__
-from mfrun.config import BEFORE, EXECUTION, PATHS, PLACES, Config, flatten, stood_label
+from mfrun.config import stood_label
+from mfrun.dynamics.continued import refuse_changes
 from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment
 from mfrun.dynamics.kernels import Measured, at_infinity
-from mfrun.errors import ConfigError, Interrupted, UserError, typed
+from mfrun.errors import Interrupted, UserError
 from mfrun.networks.network import Network
 from mfrun.problems.streams import BLOCK
 from mfrun.runs.directory import RunDirectory
@@ -50,9 +50,8 @@ def train(
     begun = run.exists()
     if begun and not cfg.resume:
         raise UserError(f"dir={run.path}: holds a run already; resume=true goes on with it")
-    held = dict[str, Any]()
     if begun:
-        held = refuse_changes(run, content, growing=not experiment.schedule.needs_end)
+        refuse_changes(run, content, growing=not experiment.schedule.needs_end)
         if run.done() and run.status().get("steps") == cfg.steps:
             return run.status()
     run.path.mkdir(parents=True, exist_ok=True)
@@ -60,34 +59,31 @@ def train(
     try:
         if run.exists() and not begun:  # Another process has begun it since, and ended it, or it would have the lock.
             raise UserError(f"dir={run.path}: another process has just begun a run in this folder")
-        if not held:  # Whether the data are the same has to be seen first.
-            run.create(content, experiment.problem.classes)
+        run.create(content, experiment.problem.classes)
         if label is None:
             say(f"{WRITES_TO}{run.path}")
-        return _trained(experiment, run, label or f"n={stood_label(cfg.width, cfg.neurons)}", content, held)
+        return _trained(experiment, run, label or f"n={stood_label(cfg.width, cfg.neurons)}")
     finally:
         run.unlock()
 
 
-def _trained(
-    experiment: Experiment, run: RunDirectory, label: str, content: dict[str, Any], held: dict[str, Any]
-) -> dict[str, Any]:
+def _trained(experiment: Experiment, run: RunDirectory, label: str) -> dict[str, Any]:
     """Train in a folder that is this process's own, and say there where that fails."""
+
+    def reached() -> dict[str, Any]:
+        return {k: v for k, v in run.status().items() if k in ("step", "steps")}
+
     try:
-        loop = _Loop(experiment, run, label)
-        if held:
-            loop.refuse_other_data(held)
-            run.create(content, experiment.problem.classes)
-        return loop.go()
-    except (Interrupted, ConfigError):  # A key that is refused leaves the run as it was.
+        return _Loop(experiment, run, label).go()
+    except Interrupted:
         raise
     except KeyboardInterrupt as error:  # Ctrl-C before the first step, or behind the last.
-        run.write_status("interrupted", **{k: v for k, v in run.status().items() if k in ("step", "steps")})
+        run.write_status("interrupted", **reached())
         raise Interrupted(signal.SIGINT) from error
     except BaseException as error:
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # The disk may be full.
-            run.write_status("failed", error=said[:500])
+            run.write_status("failed", error=said[:500], **reached())
         run.log(f"failed: {said}")
         raise
 
@@ -241,30 +237,6 @@ class _Loop:
         kept = rows[rows["step"].isin(self.evaluated)]
         return [{str(column): value for column, value in row.items()} for row in kept.to_dict("records")]
 
-    def refuse_other_data(self, keys: dict[str, Any]) -> None:
-        """Hold the data to what the run has measured on them when it was started.
-
-        Args:
-            keys: that name them or their place, with their values now.
-
-        Raises:
-            ConfigError: they are others.
-        """
-        step = self.step if self.step in self.evaluated else 0
-        before = self.run.metrics()
-        before = before[before["step"] == step]
-        if before.empty:
-            return
-        network = self.network if step == self.step else self.experiment.network()
-        now = self.experiment.over_sets(self.evaluator(network))
-        rounding = 1e-3 if self.cfg.precision == "float32" else 2e-2
-        for name in (column for column in now if column in before):
-            # Another processor may class a sample in a thousand differently.
-            apart = 1e-3 if name.endswith(("_error", "_error_se")) else 1e-6
-            if not np.allclose(now[name], before[name], rtol=rounding, atol=apart, equal_nan=True):
-                was = f"{name} at step {step} is {now[name][0]:.6g} on them and was {float(before[name].iloc[0]):.6g}"
-                raise ConfigError(*next(iter(keys.items())), f"not the data that the run was started on: {was}")
-
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
 
@@ -281,38 +253,3 @@ class _Loop:
             **self.latest,
             **self.latest_errors,
         }
-
-
-def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) -> dict[str, Any]:
-    """Hold the keys of a resumed run to those that it was started with; ``steps`` may grow, and the data have moved.
-
-    Returns:
-        The keys that name data which may have become others, with their values now: where they have moved, and where
-        they are the user's own.
-
-    Raises:
-        ConfigError: it would not be the run that was started.
-    """
-    from omegaconf import OmegaConf
-
-    saved = OmegaConf.to_container(run.config())
-    # A key that is younger than the run had its default's value then.
-    older = OmegaConf.to_container(OmegaConf.structured(Config))
-    assert isinstance(saved, dict)
-    assert isinstance(older, dict)
-    now = flatten(content)
-    defaults = {k: v for k, v in (flatten({str(k): v for k, v in older.items()}) | BEFORE).items() if k in now}
-    before = defaults | flatten({str(k): v for k, v in saved.items()})
-    moved = {key: now[key] for key in PLACES if key in now and before.get(key) != now[key]}
-    for key in [*now, *(k for k in before if k not in now)]:
-        if key in moved or key.split(".")[0] in EXECUTION or before.get(key) == now.get(key):
-            continue
-        if key == "steps" and growing and now[key] > before[key]:
-            continue
-        was = typed(before.get(key))
-        why = f"{run.path} was started with {key}={was}; only a longer steps= may change on resume=true"
-        if key == "steps" and not growing:
-            why = f"{run.path} was started with steps={before.get(key)}, and its schedule depends on them"
-        raise ConfigError(key, now.get(key), why)
-    own = ("dataset.name",) if ":" in str(now["dataset.name"]) else PATHS
-    return moved or {key: now[key] for key in own if key in now}

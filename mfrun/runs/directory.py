@@ -83,11 +83,13 @@ class RunDirectory:
         write_atomically(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
 
     def lock(self) -> None:
-        """Hold the folder for this process until it ends, and clear away what a killed one left half-written.
+        """Hold the folder for this process until it ends, and clear away what a killed one left half-written; once.
 
         Raises:
             UserError: another process trains here.
         """
+        if self._lock is not None:
+            return
         self._lock = locked(self.path / LOCK, _busy(self.path))
         commits = {f.stem for f in self._states()}
         uncommitted = (f for f in self.path.glob("state-*.safetensors") if f.stem not in commits)
@@ -312,13 +314,20 @@ def find_runs(path: str | os.PathLike[str], waiting: bool = False) -> Iterator[R
     root = Path(path)
     if not root.exists():
         raise UserError(f"{root}: no such folder")
-    found = {f.parent for f in root.rglob(CONFIG) if f.parent.name != ".hydra"}
+    found = _below(root)
     if waiting:
         for sweep in root.rglob(SWEEP):
             found |= {sweep.parent / str(name) for name in (read_sweep(sweep.parent) or {}).get("runs", [])}
     if not found:
         raise UserError(f"{root}: no run here (a run has a {CONFIG} and a {METRICS})")
     return iter([RunDirectory(p) for p in sorted(found, key=_as_read)])
+
+
+def _below(root: Path) -> set[Path]:
+    """The folders of all runs from a folder on; in that of a run there is no other, though loggers and Hydra may keep
+    files of the same name there."""
+    there = {file.parent for file in root.rglob(CONFIG)}
+    return {folder for folder in there if there.isdisjoint(folder.parents) and folder.name != ".hydra"}
 
 
 def _as_read(path: Path) -> list[tuple[int, float, str]]:
@@ -337,8 +346,8 @@ def newest(root: str = "outputs", sweeps: bool | None = None) -> Path:
     Raises:
         UserError: there is none.
     """
-    configs = [*Path(root).rglob(SWEEP), *(f for f in Path(root).rglob(CONFIG) if f.parent.name != ".hydra")]
-    tops = {(f.parent.parent if (f.parent.parent / SWEEP).exists() else f.parent) for f in configs}
+    found = {file.parent for file in Path(root).rglob(SWEEP)} | _below(Path(root))
+    tops = {(folder.parent if (folder.parent / SWEEP).exists() else folder) for folder in found}
     if sweeps is not None:
         tops = {top for top in tops if (top / SWEEP).exists() == sweeps}
     if not tops:

@@ -6,6 +6,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 class Signals:
     """Within it, SIGINT and SIGTERM ask the runs to stop at their next step; a second one stops the process at once.
@@ -23,7 +25,7 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             try:
                 self._before[number] = signal.signal(number, self._handle)
             except ValueError:

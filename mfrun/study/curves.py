@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mfrun.config import flatten, parse_width, width_label
+from mfrun.config import ROOTS, flatten, parse_width, width_label
 from mfrun.errors import ConfigError, UserError, typed
 from mfrun.files import plain
 from mfrun.registry import create
@@ -19,7 +19,7 @@ from mfrun.runs.directory import DONE, KEYS, METRICS, RunDirectory, find_runs, n
 
 # Differences between runs that are repetitions, not settings, or that change no number.
 SEEDS = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data")
-REPEATED = (*SEEDS, "steps", "evaluation.kernels", "evaluation.test_functions")
+REPEATED = (*SEEDS, *ROOTS, "steps", "evaluation.kernels", "evaluation.test_functions")
 # Groups whose keys are named whole: `width` alone is the network's, not a teacher's.
 NAMED_WHOLE = ("dataset", "particles", "stand_in", "evaluation")
 # Columns that say how far a metric may be off: by the particles of the limit, and by the samples it is averaged over.

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mfrun.config import flatten, stood_label, width_label
+from mfrun.config import ROOTS, flatten, stood_label, width_label
 from mfrun.errors import UserError, typed
 from mfrun.files import plain
 from mfrun.study import style
@@ -212,7 +212,7 @@ def _layers(ax: Axes, found: Prediction) -> None:
 
 
 # Keys in which a prediction may differ from the networks that are laid beside it.
-FREE = ("width", "steps", "replicates", "perturbed", "neurons", "keep_checkpoints")
+FREE = ("width", "steps", "replicates", "perturbed", "neurons", "keep_checkpoints", *ROOTS)
 FREE_GROUPS = ("predict", "particles", "stand_in", "seed", "evaluation.points_per_decade", "evaluation.kernels")
 
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,8 +16,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from mfrun import config
+from mfrun.dynamics import continued
+from mfrun.dynamics.continued import own_data, refuse_changes
 from mfrun.dynamics.experiment import Experiment, Problems, assemble, resolve_device
-from mfrun.dynamics.train import refuse_changes, train
+from mfrun.dynamics.train import train
 from mfrun.errors import UserError, of_the_system
 from mfrun.runs.directory import RunDirectory
 from mfrun.runs.loggers import loggers
@@ -35,11 +37,13 @@ class Run:
         folder: where it is written, which need not be there yet.
         content: the keys that decide what it computes.
         experiment: what it consists of.
+        held: keys, with their values, that name data which may have become others since the run was begun.
     """
 
     folder: RunDirectory
     content: dict[str, Any]
     experiment: Experiment
+    held: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def checked(cls, node: DictConfig, folder: RunDirectory, problems: Problems, elsewhere: bool = False) -> Run:
@@ -62,9 +66,11 @@ class Run:
         experiment = assemble(cfg, problems(cfg))
         loggers(cfg.logger)
         content = config.content(node)
+        held = dict[str, Any]()
         if folder.exists():
-            refuse_changes(folder, content, growing=not experiment.schedule.needs_end)
-        return cls(folder, content, experiment)
+            moved = refuse_changes(folder, content, growing=not experiment.schedule.needs_end)
+            held = moved or own_data(content)
+        return cls(folder, content, experiment, held)
 
     @property
     def name(self) -> str:
@@ -82,6 +88,11 @@ class Run:
         """Still to do."""
         return self.experiment.cfg.steps - int(self.folder.status().get("step", 0))
 
+    def settle(self) -> None:
+        """Where nothing is left to train, write where the data lie now, for what reads the run."""
+        if self.finished:
+            self.folder.create(self.content, self.experiment.problem.classes)
+
     def job(self, go: Callable[[int], bool] = bool) -> side_by_side.Job:
         """What the schedule has to know about it.
 
@@ -94,6 +105,18 @@ class Run:
         """Train it as one of a sweep, on so many threads; None leaves their number as it is."""
         experiment = replace(self.experiment, cfg=replace(self.experiment.cfg, threads=threads))
         train(experiment, self.content, self.folder, self.name)
+
+
+def refuse_other_data(runs: Sequence[Run]) -> None:
+    """Hold each data set to what the smallest of the runs that have begun has measured on it: all have seen the same.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    begun = [run for run in runs if run.held and not run.folder.metrics().empty]
+    smallest = {id(run.experiment.problem): run for run in sorted(begun, key=lambda run: -run.experiment.flops)}
+    for run in smallest.values():
+        continued.refuse_other_data(run.experiment, run.folder, run.held)
 
 
 def train_job(node: DictConfig) -> bool:

@@ -70,7 +70,7 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
     from mfrun.dynamics.train import train
     from mfrun.dynamics.warnings import warn
     from mfrun.sweeps.estimate import refuse_too_large
-    from mfrun.sweeps.jobs import Run
+    from mfrun.sweeps.jobs import Run, refuse_other_data
 
     with _own_folder(folder(node), overrides) as path, _resumable("train", path, flags):
         directory = RunDirectory(path)
@@ -78,10 +78,17 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
             raise UserError(f"dir={path}: holds a run already; resume=true goes on with it")
         if (path / SWEEP).is_file():
             raise UserError(f"dir={path}: holds a sweep, and a run needs a folder of its own")
-        run = Run.checked(node, directory, Problems())
-        refuse_too_large([run.experiment])
-        warn([run.experiment])
-        hydra.run(whole, path, lambda _: train(run.experiment, run.content, directory))
+        try:
+            if directory.exists():  # Its words are not written anew while another process goes by them.
+                directory.lock()
+            run = Run.checked(node, directory, Problems())
+            refuse_other_data([run])
+            refuse_too_large([run.experiment])
+            warn([run.experiment])
+            run.settle()
+            hydra.run(whole, path, lambda _: train(run.experiment, run.content, directory))
+        finally:
+            directory.unlock()
     return run
 
 
@@ -147,6 +154,8 @@ def _swept(command: str, flags: list[str], overrides: list[str], master: DictCon
             say(f"{WRITES_TO}{top}")
             _warn(runs)
             asked.record()
+            for run in runs:
+                run.settle()
             well = asked.train(runs)
             Tolerated(asked.base.logger).tell("finish_sweep", top)
     return top, runs, well
@@ -312,7 +321,7 @@ class _Sweep:
         _refuse_folders(self.top, [job.name for job in self.jobs], grown=self.base.resume)
 
         from mfrun.dynamics.experiment import Problems
-        from mfrun.sweeps.jobs import Run
+        from mfrun.sweeps.jobs import Run, refuse_other_data
 
         if self.local:
             import torch
@@ -320,10 +329,12 @@ class _Sweep:
             # A process that has used several threads cannot be copied, and the runs will be copies of this one.
             torch.set_num_threads(1)
         problems = Problems()
-        return [
+        runs = [
             Run.checked(job.node, RunDirectory(self.top / job.name), problems, elsewhere=not self.local)
             for job in self.jobs
         ]
+        refuse_other_data(runs)
+        return runs
 
     def refuse_without_slurm(self) -> None:
         """Refuse to hand runs to Slurm where there is none, which its launcher finds out when files are written.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mfrun.errors import Interrupted
 from mfrun.runs.progress import Runs, in_sweep, say
-from mfrun.runs.signals import Signals
+from mfrun.runs.signals import STOPPING, Signals
 
 if TYPE_CHECKING:
     import torch
@@ -178,9 +178,14 @@ class _Processes:
                 process = multiprocessing.get_context("fork").Process(
                     target=_child, args=(waiting[0], threads, slot, os.getpid())
                 )
-                with in_sweep(slot):
-                    process.start()
-                self._running[process] = (waiting.pop(0), slot)
+                # A signal in between would find the run neither among those to stop nor able to hear it.
+                signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+                try:
+                    with in_sweep(slot):
+                        process.start()
+                    self._running[process] = (waiting.pop(0), slot)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
             ended = wait([process.sentinel for process in self._running])
             for process in [p for p in self._running if p.sentinel in ended]:
                 process.join()
@@ -197,7 +202,7 @@ class _Processes:
                 say(f"mfrun: {job.label}: its process was killed by signal {-code}; resume=true goes on with it")
 
     def __enter__(self) -> _Processes:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             self._before[number] = signal.signal(number, self._stop)
         return self
 
@@ -225,11 +230,14 @@ def _child(job: Job, threads: int, slot: int, parent: int) -> None:
         os._exit(1)
     # Ctrl-C reaches this process from the terminal and again from the sweep; once is enough to stop at the next step.
     Signals.patient = True
-    try:
-        done = job.go(threads)
-    except Interrupted:
-        done = True
-    except BaseException:
-        done = False
+    with Signals():
+        # What came since this process began is heard now, and until the run's first step there is nothing to stop.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        try:
+            done = job.go(threads)
+        except Interrupted:
+            done = True
+        except BaseException:
+            done = False
     sys.stderr.flush()
     os._exit(0 if done else 1)
