@@ -285,12 +285,16 @@ class Sweep(Sequence[Run]):
         # Programs change their working folder; the sweep stays where it is.
         self.path, self._shown = Path(path).absolute(), path
         runs = [Run(found.path) for found in find_runs(path)]
-        flat = [{**flatten(config), **_names(config)} for config in (run.config for run in runs)]
+        named = [_names(run.config) for run in runs]
+        flat = [{**flatten(run.config), **names} for run, names in zip(runs, named, strict=True)]
         swept = (read_sweep(self.path) or {}).get("swept")
         if swept is None:
             every = dict.fromkeys(key for keys in flat for key in keys)
             swept = [key for key in every if len({repr(keys.get(key)) for keys in flat}) > 1]
         self.swept = [key for key in map(str, swept) if key != "width"]
+        if any(key in names or key not in keys for key in self.swept for keys, names in zip(flat, named, strict=True)):
+            # Options of a group may be the same component with other keys.
+            flat = [{**keys, **run.directory.choices()} for keys, run in zip(flat, runs, strict=True)]
         values = {id(run): {key: keys.get(key) for key in self.swept} for run, keys in zip(runs, flat, strict=True)}
         self._values = values
         self.runs = sorted(runs, key=lambda run: ([_order(v) for v in values[id(run)].values()], run.width))

@@ -48,8 +48,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{extra[0]}: {top} is read as it is; only widths=[...] and options may follow")
     else:
         top = train(flags, given)
-    show(top, widths, accuracy, chosen)
-    return 0
+    return show(top, widths, accuracy, chosen)
 
 
 def train(flags: list[str], given: list[str]) -> Path:
@@ -78,8 +77,8 @@ def train(flags: list[str], given: list[str]) -> Path:
     return top
 
 
-def show(top: Path, widths: list[float], accuracy: tuple[float, bool], chosen: argparse.Namespace) -> None:
-    """Write the table and the figure, and print what matters of them."""
+def show(top: Path, widths: list[float], accuracy: tuple[float, bool], chosen: argparse.Namespace) -> int:
+    """Write the table and the figure, and print what matters of them; 3 where a limit has diverged, else 0."""
     from mfrun.study import style
     from mfrun.study.predicted import figure, text
 
@@ -91,6 +90,7 @@ def show(top: Path, widths: list[float], accuracy: tuple[float, bool], chosen: a
     print(text(found, laws, widths, accuracy, chosen.networks, chosen.tolerance))
     style.save(figure(found, laws, widths), top / f"predict.{chosen.format}")
     print(f"\n{top / 'predict.csv'}\n{top / f'predict.{chosen.format}'}")
+    return 0 if found.lost is None else 3
 
 
 def _accuracy(text: str) -> tuple[float, bool]:

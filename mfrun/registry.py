@@ -207,8 +207,13 @@ def create(kind: str, node: Mapping[str, Any], key: str) -> Any:
     if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
         raise ConfigError(f"{key}.name", node["name"], "is no dataclass; its fields would be the keys")
     made = conform(component, {k: v for k, v in node.items() if k != "name"}, key)
-    if ":" in str(node["name"]) and kind in _CHECKS:
-        _CHECKS[kind](made, str(node["name"]))
+    if ":" in str(node["name"]):
+        if kind in _BASES:
+            lacking = [name for name in inspect.get_annotations(_BASES[kind]) if not hasattr(made, name)]
+            if lacking:
+                raise ConfigError(f"{key}.name", node["name"], f"lacks {', '.join(lacking)}")
+        if kind in _CHECKS:
+            _CHECKS[kind](made, str(node["name"]))
     return made
 
 

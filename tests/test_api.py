@@ -62,6 +62,15 @@ def test_runs_of_no_sweep_are_told_apart_by_what_differs() -> None:
     assert set(both.frame["activation.name"]) == {"tanh", "relu"}
 
 
+def test_options_of_one_component_are_told_apart() -> None:
+    """init=normal and init=uniform are both init.name=iid."""
+    assert here("sweep", *SEVERAL, "init=normal,uniform", "widths=[3]", "dir=s") == 0
+    frame = mfrun.load("s").frame
+    assert frame["init"].unique().tolist() == ["normal", "uniform"]
+    assert here("export", "s", "--out", "s.csv") == 0
+    assert pd.read_csv("s.csv")["init"].unique().tolist() == ["normal", "uniform"]
+
+
 def test_predictions_are_the_network_s(sweep: mfrun.Sweep) -> None:
     """The union of the particle sets less its bias, and its bar, by hand; a finite network by plain torch."""
     x = np.random.default_rng(0).normal(size=(7, 3))

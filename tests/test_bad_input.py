@@ -105,6 +105,10 @@ LINES = [
     ("train architecture.ratios=2", "architecture.ratios=2: must be a list"),
     ("train evaluation.test_functions=mean", "evaluation.test_functions=mean: must be a list"),
     ("train dataset=fashion_mnist dataset.download=maybe", "dataset.download=maybe: must be true or false"),
+    (
+        "train budget=0.5 schedule=cosine",
+        "budget=0.5: is a part of a run, and schedule=cosine stretches over the whole of any",
+    ),
     # values
     ("train width=0", "width=0: a width is"),
     ("train width=-5", "width=-5: a width is"),

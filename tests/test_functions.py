@@ -175,6 +175,8 @@ CLASSES = {
     "neuron.name=mine:Early": "its derivative in argument 1 is not that of its value: off by",
     "loss.name=mine:Unsummed": "must return a number for each sample, (2, 5), from yhat (2, 1, 5); here (2, 1, 5)",
     "loss.name=mine:in_place": "changes yhat, which others read after it",
+    "loss.name=mine:NoTasks": "lacks tasks",
+    "evaluation.test_functions=[mine:f_bar]": "columns that end in _bar, _se, _paired are about others; rename",
     "evaluation.test_functions=[mine:zeroed]": "changes yhat, which others read after it",
     "evaluation.test_functions=[mine:of_numpy]": "must return (S, B) from yhat (S, n_out, B); here ndarray",
     "init.law=mine:Wide": "has mean 0 and variance 1; its samples have mean ",
@@ -259,6 +261,17 @@ class Unsummed(Loss):
 
     def gradient(self, y, yhat):
         return 2 * (yhat - y)
+
+@dataclass
+class NoTasks(Loss):
+    def value(self, y, yhat):
+        return (yhat - y).square().sum(-2)
+
+    def gradient(self, y, yhat):
+        return 2 * (yhat - y)
+
+def f_bar(y, yhat):
+    return yhat.sum(-2)
 
 def in_place(y, yhat):
     yhat -= y

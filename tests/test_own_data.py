@@ -261,6 +261,35 @@ def test_a_sweep_grows_after_its_data_have_moved(capfd: pytest.CaptureFixture[st
         assert f"dataset.path={path}: not the data that the run was started on" in capfd.readouterr().err
 
 
+OTHER_SPLITS = """
+from dataclasses import dataclass
+import torch
+from mfrun.problems import FiniteProblem, Task
+
+class Shifted(FiniteProblem):
+    splits = ("source", "target")
+
+@dataclass
+class Two:
+    def load(self, dtype, device):
+        x = torch.randn((60, 3), generator=torch.Generator().manual_seed(0))
+        data = {"source": (x, x[:, :1].sign()), "target": (x + 1, x[:, :1].sign())}
+        return Shifted(data | {"train": data["source"]}, Task.SIGN, 1, dtype, device)
+"""
+
+
+def test_splits_of_one_s_own_are_drawn(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("other_splits.py").write_text(OTHER_SPLITS)
+    monkeypatch.syspath_prepend(Path.cwd())
+    words = [FITS[0], *FITS[2:-1], "dataset.name=other_splits:Two", "~dataset.d", "~dataset.delta", "widths=[3,5,9]"]
+    assert here("sweep", *words, "dir=s") == 0
+    panels = [ax.get_title() for ax in mfrun.plot("s").axes]
+    assert panels == [f"{split} average of {name}" for split in ("Source", "Target") for name in ("loss", "error")]
+    capfd.readouterr()
+    assert here("compare", "s") == 0
+    assert "target_loss: gap to n = 9" in capfd.readouterr().out
+
+
 LOADED = """
 from dataclasses import dataclass
 import random

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,19 @@ def test_an_evaluator_measures_the_network_that_it_is_given() -> None:
     each = [evaluator(network) for network in (trained, drawn, trained)]
     assert each == [e.evaluator()(network) for network in (trained, drawn, trained)]
     assert each[0] == each[2] != each[1]
+
+
+@pytest.mark.parametrize("alpha", ["50", "1000"])
+def test_what_diverges_is_not_predicted(alpha: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to there the table is what it is; behind it nothing stands."""
+    words = ["depth=3", "dataset.d=2", "steps=50", f"alpha={alpha}", "dir=p", *GROUP]
+    assert here("predict", *SMALL, *words) == 3
+    said = capsys.readouterr().out
+    lost = int(re.search(r"diverged: a limit has no loss to speak of at step (\d+);", said)[1])
+    assert "nan" not in said
+    frame = pd.read_csv("p/predict.csv")
+    assert np.isfinite(frame[["limit", "c", "s"]]).all(axis=None)
+    assert 0 < frame["step"].max() < lost <= 50
 
 
 # --- What is drawn.

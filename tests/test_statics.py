@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_mutual_weights_are_kept(width: float) -> None:
             if below is not None:
                 assert torch.equal(W[draw], net.W[l][member][types][:, below])
             below = types
+
+
+def test_seeds_share_no_draws() -> None:
+    """Nor do the first and the later draws of one, which are made a few at a time."""
+    net = network(math.inf)
+    drawn = [subnetworks(net, 0, 30, 1, seed, first).W[0] for seed in range(3) for first in range(3)]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
 
 
 def test_draws_follow_the_measure() -> None:

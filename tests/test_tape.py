@@ -140,6 +140,7 @@ def test_which_runs_have_one() -> None:
 
     assert kind() is Lasting
     assert kind("activation.name=torch.nn.functional:mish") is Eager
+    assert kind("operation=function", "operation.function=torch:mul") is Eager
     assert kind("width=inf", "particles.first=64") is Lasting
     assert kind("dataset.d=784", "width=inf") is Eager
     assert kind("dtype=float64") is Eager

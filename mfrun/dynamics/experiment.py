@@ -33,6 +33,8 @@ from mfrun.seeds import alike, entropy
 TestFunction = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+# Of columns that say how far off another is, or what a pair of networks has in common.
+ENDINGS = ("_bar", "_se", "_paired")
 # Multiplications of a step up to which a tape makes it faster.
 SMALL_STEP = 100e6
 
@@ -115,7 +117,7 @@ class Experiment:
         """Whether Python is a considerable part of a step, and a step is known to depend on its arrays alone."""
         blueprint, cfg = self.blueprint, self.cfg
         parts = (cfg.architecture, cfg.activation, cfg.neuron, cfg.operation, cfg.loss, cfg.dataset)
-        ours = not any(":" in part["name"] for part in parts)
+        ours = not any(map(names_in, parts))
         exact = blueprint.dtype == torch.float32 and cfg.precision == "float32"
         multiplications = 3 * cfg.batch * self.multiplications / self.replicates
         return ours and exact and self.architecture.taped and multiplications <= SMALL_STEP
@@ -160,6 +162,9 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
     schedule: Schedule = create("schedule", cfg.schedule, "schedule")
     if schedule.multipliers and len(schedule.multipliers) != cfg.depth:
         raise ConfigError("schedule.multipliers", schedule.multipliers, f"depth={cfg.depth} needs {cfg.depth} factors")
+    if cfg.budget < 1 and schedule.needs_end:
+        why = f"is a part of a run, and schedule={cfg.schedule['name']} stretches over the whole of any"
+        raise ConfigError("budget", cfg.budget, f"{why}; schedule.time gives cosine a length of its own")
     loss: Loss = create("loss", cfg.loss, "loss")
     test_functions = _test_functions(cfg)
     problem = problem or load_problem(cfg)
@@ -273,6 +278,9 @@ def _test_functions(cfg: Config) -> dict[str, TestFunction]:
     found: dict[str, TestFunction] = {}
     for name in cfg.evaluation.test_functions:
         column = name.rpartition(":")[2]
+        if column.endswith(ENDINGS):
+            why = f"columns that end in {', '.join(ENDINGS)} are about others; rename the function"
+            raise ConfigError("evaluation.test_functions", column, why)
         if column in ("loss", "error") or column in found:
             raise ConfigError("evaluation.test_functions", name, f"the column {column} is taken; rename the function")
         found[column] = find("test_function", name, "evaluation.test_functions")

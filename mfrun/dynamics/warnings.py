@@ -24,7 +24,7 @@ Suspicion = tuple[str, Any, str]
 def schedule_in_steps(experiment: Experiment) -> Iterator[Suspicion]:
     """Times of a schedule that come too late to act, as if they were given in steps k and not in t = k alpha."""
     cfg, schedule = experiment.cfg, experiment.schedule
-    # A part of a run, budget < 1, has the schedule of the whole.
+    # A part of a run, budget < 1, has the times that were meant for the whole.
     steps = round(cfg.steps / cfg.budget)
     end = steps * cfg.alpha
     for key, late in schedule.idle(end).items() if steps else ():

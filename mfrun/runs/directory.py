@@ -114,6 +114,12 @@ class RunDirectory:
         """
         return load_yaml(self.path / CONFIG)
 
+    def choices(self) -> dict[str, str]:
+        """The file that was chosen of each group, as Hydra has written it; empty where it has not."""
+        file = self.path / ".hydra" / "hydra.yaml"
+        chosen = OmegaConf.select(load_yaml(file), "hydra.runtime.choices") if file.is_file() else None
+        return {str(group): str(name) for group, name in (chosen or {}).items()}
+
     # -- metrics --------------------------------------------------------------------------------------------------
 
     def append(self, rows: list[dict[str, Any]]) -> None:

@@ -184,7 +184,7 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
         if frame.empty and run.status()["state"] in DONE:
             print(f"mfrun: {run.path}: left out: its {METRICS} is missing or empty", file=sys.stderr)
         if len(frame):
-            loaded.append((run, width, flatten(keys), _until_it_diverged(frame)))
+            loaded.append((run, width, flatten(keys), until_it_diverged(frame)))
     if not loaded:
         raise UserError(f"{', '.join(paths)}: no run here has written a row yet")
     settings = [_setting(flat) for _, _, flat, _ in loaded]
@@ -208,7 +208,7 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
     return [curves[k] for k in sorted(curves, key=lambda k: (order[k[0]], *k[1:]))], folder
 
 
-def _until_it_diverged(frame: pd.DataFrame) -> pd.DataFrame:
+def until_it_diverged(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of a run, without numbers where a loss is none: an argmax of NaN is a class, and its error a share."""
     losses = [c for c in frame if str(c).endswith("_loss")]
     measured = [c for c in frame if c not in KEYS]
@@ -259,9 +259,10 @@ def describe(setting: dict[str, Any], keys: list[str] | None = None) -> str:
 
 
 def default_metrics(curves: list[Curve]) -> list[str]:
-    """The paper's panels, as far as they are logged."""
-    logged = {m for c in curves for m in c.metrics()}
-    return [m for m in TITLES if m in logged]
+    """The paper's panels, as far as they are logged, and the losses and errors of other splits."""
+    logged = dict.fromkeys(m for c in curves for m in c.metrics())
+    others = [m for m in logged if m not in TITLES and m.endswith(("_loss", "_error"))]
+    return [m for m in TITLES if m in logged] + others
 
 
 def unseen_loss(curves: list[Curve]) -> str:

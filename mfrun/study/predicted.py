@@ -41,6 +41,8 @@ def text(
     lines = [
         f"from {found.pairs} mirrored pairs in {found.groups} groups; mean gap c/n, deviation over starts s/sqrt(n)"
     ]
+    if found.lost is not None:
+        lines.append(f"diverged: a limit has no loss to speak of at step {found.lost}; nothing is said from there on")
     for law in laws:
         f = law.frame
         lines.append(f"\n{law.metric}")

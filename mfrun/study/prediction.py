@@ -26,7 +26,7 @@ from mfrun.config import flatten
 from mfrun.errors import UserError
 from mfrun.files import plain
 from mfrun.runs.directory import KEYS, RunDirectory, find_runs
-from mfrun.study.curves import ERRORS
+from mfrun.study.curves import ERRORS, until_it_diverged
 from mfrun.study.horizon import crossing
 from mfrun.study.power_law import line
 
@@ -34,6 +34,8 @@ from mfrun.study.power_law import line
 NONLINEAR = 0.2
 # A growth is called exponential over a range of at least this factor, if the line through its logarithm leaves less.
 GREW, RESIDUAL = 4.0, 0.15
+# From such a loss on, whose fourth power is no number any more, a limit has diverged.
+HUGE = 1e60
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Prediction:
         groups: of perturbed limits.
         pairs: in all groups.
         config: of the runs.
+        lost: the first evaluated step at which a limit has diverged, if one has; nothing is said from there on.
     """
 
     laws: list[Law]
@@ -112,6 +115,7 @@ class Prediction:
     groups: int
     pairs: int
     config: dict[str, object]
+    lost: int | None = None
 
     @property
     def fastest(self) -> Growth | None:
@@ -143,6 +147,10 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
     steps = groups[0].steps.intersection(limit.index.unique("step"))
     for group in groups:
         steps = steps.intersection(group.steps)
+    lost = [k for k in steps if any(k not in _whole(frame) for frame in (limit, *(g.frame for g in groups)))]
+    steps = steps[steps < min(lost, default=math.inf)]
+    if not len(steps):
+        raise UserError(f"{folder}: has diverged at step {lost[0]}, where it began; a smaller alpha may help")
     there = [c for c in map(str, limit) if c not in KEYS and not c.endswith(ERRORS)]
     missing = [m for m in metrics or [] if m not in there]
     if missing:
@@ -151,11 +159,18 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
     laws = [_law(metric, limit, groups, steps, times, eps) for metric in metrics or there]
     layers = _layers(groups, steps, times, eps)
     growth = {int(str(l)): growth_of(groups, steps, times, int(str(l))) for l in layers}
-    return Prediction(laws, layers, growth, len(groups), sum(g.pairs for g in groups), config)
+    pairs = sum(g.pairs for g in groups)
+    return Prediction(laws, layers, growth, len(groups), pairs, config, min(lost, default=None))
 
 
 def _metrics(run: RunDirectory) -> pd.DataFrame:
-    return run.metrics().set_index(["step", "replicate"])
+    return until_it_diverged(run.metrics()).set_index(["step", "replicate"])
+
+
+def _whole(frame: pd.DataFrame) -> pd.Index:
+    """The steps at which no network of a run has diverged."""
+    there = (frame.filter(regex="_loss$").abs() < HUGE).all(axis=1).groupby("step").all()
+    return there.index[there]
 
 
 class Group:

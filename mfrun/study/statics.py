@@ -130,7 +130,7 @@ def measure(
         differences, gaps = [], []
         for first in range(0, draws, group):
             member = (first // group) % network.replicates
-            some = subnetworks(network, member, n, min(group, draws - first), seed + first)
+            some = subnetworks(network, member, n, min(group, draws - first), seed, first)
             part = outputs(experiment, some, samples)
             differences.append((part.yhat - whole.yhat[member]).abs().mean((1, 2)))
             gaps.append(part.loss - whole.loss[member])

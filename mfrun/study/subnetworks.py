@@ -15,7 +15,7 @@ from mfrun.networks.measures import Measure
 from mfrun.seeds import generator
 
 
-def subnetworks(network: Dense, member: int, n: int, draws: int, seed: int) -> Dense:
+def subnetworks(network: Dense, member: int, n: int, draws: int, seed: int, first: int = 0) -> Dense:
     """Finite networks drawn from a measure (Appendix B.2).
 
     Args:
@@ -24,11 +24,12 @@ def subnetworks(network: Dense, member: int, n: int, draws: int, seed: int) -> D
         n: neurons in each hidden layer.
         draws: how many sub-networks, stacked.
         seed: of the draws.
+        first: the number of the first of them, where more have been drawn with this seed.
     """
     chosen = []
     for l, neurons in enumerate(network.widths, 1):
         p = network.p[l].probabilities(neurons, member)
-        g = generator("sub-networks", seed, n, l)
+        g = generator("sub-networks", seed, n, l, first)
         chosen.append(torch.multinomial(p, draws * n, replacement=True, generator=g).view(draws, n))
     W = [network.W[0][member][chosen[0]]]
     for l in range(1, len(chosen)):
