@@ -11,6 +11,9 @@ from typing import Any
 
 Command = Callable[[list[str]], int]
 
+# The process is the program's own: no library's threads beside those that torch is told to have.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 HELP = """\
 mfrun: train networks of any width n, and of n = infinity, in the mean field scaling of arXiv 1902.02880,
 and see how their learning curves reach the limit.

@@ -69,6 +69,23 @@ def test_memory_of_a_dense_network(replicates: int) -> None:
     assert held <= found.training <= held + 2 * FLOAT * d * block * batch + 0.1 * held
 
 
+@pytest.mark.parametrize(("operation", "held"), [("separable", 3), ("of_sum", 1)])
+def test_memory_of_an_operation(operation: str, held: int) -> None:
+    """What it holds beside W: u(W) in an evaluation, with its gradient in a step; the changes alone in blocks."""
+    words = ["width=300", "depth=4", "dataset.d=20", "batch=5", "evaluation.samples=40"]
+    own, product = (measure_memory(experiment(*words, *more)) for more in ([f"operation={operation}"], []))
+    assert own.training - product.training == held * FLOAT * 2 * 300**2
+
+
+def test_memory_of_what_stands_for_a_width() -> None:
+    """It is drawn at once, as the limit is."""
+    words = ["depth=4", "dataset.d=20", "batch=5", "evaluation.samples=40", "replicates=3"]
+    real, stood = (measure_memory(experiment(*words, *more)) for more in (["width=300"], ["width=1e6", "neurons=300"]))
+    assert stood.weights == pytest.approx(real.weights, rel=0.01)
+    assert stood.start == stood.weights + 2 * DOUBLE * stood.weights // FLOAT
+    assert stood.start > 2 * real.start
+
+
 def test_memory_of_a_convolutional_network(folder: Path) -> None:
     from formats import write_mnist
 

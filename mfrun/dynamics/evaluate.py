@@ -20,10 +20,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import scipy.special
 import torch
 from torch import Tensor
 
+from mfrun.blas import special
 from mfrun.networks.network import Network
 from mfrun.problems.losses import Loss
 from mfrun.problems.problem import Evaluation
@@ -186,7 +186,7 @@ def interval(values: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
     sets = values.shape[dim]
     if sets == 1:
         return values.squeeze(dim), None
-    factor = float(scipy.special.stdtrit(sets - 1, 0.975)) / math.sqrt(sets)
+    factor = float(special.stdtrit(sets - 1, 0.975)) / math.sqrt(sets)
     return values.mean(dim), factor * values.std(dim)
 
 

@@ -159,6 +159,7 @@ class Dense(Network[DenseWorkspace]):
     def workspace_bytes(self, batch: int, backward: bool = True) -> int:
         weighed = sum(k for k, p in zip(self.widths, self.p[1:], strict=False) if p.weights is not None)
         more = self.replicates * batch * weighed * (1 + backward) * self.W[0].itemsize
+        more += self.operation.held[backward] * sum(w.nbytes for w in self.W[1:-1])
         return super().workspace_bytes(batch, backward) + more
 
     def nonpositive(self, ws: DenseWorkspace) -> list[Tensor]:

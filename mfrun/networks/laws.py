@@ -12,10 +12,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
 import torch
 from torch import Tensor
 
+from mfrun.blas import special
 from mfrun.errors import ConfigError
 from mfrun.registry import base, reason, register
 
@@ -78,10 +78,10 @@ class Normal(Law):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     def quantile(self, u: np.ndarray) -> np.ndarray:
-        return scipy.special.ndtri(u)
+        return special.ndtri(u)
 
     def quadrature(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        nodes, weights = scipy.special.roots_hermitenorm(k)
+        nodes, weights = special.roots_hermitenorm(k)
         return nodes, weights / weights.sum()
 
 
@@ -97,7 +97,7 @@ class Uniform(Law):
         return math.sqrt(3) * (2 * u - 1)
 
     def quadrature(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        nodes, weights = scipy.special.roots_legendre(k)
+        nodes, weights = special.roots_legendre(k)
         return math.sqrt(3) * nodes, weights / weights.sum()
 
 

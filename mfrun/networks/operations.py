@@ -93,9 +93,11 @@ class Operation(ABC):
 
     Attributes:
         linear: whether it is linear in w, so that the mean of the initial law says all at n = infinity.
+        held: arrays of the size of W_l that a workspace holds, in forward passes and in steps, to plan its memory.
     """
 
     linear: ClassVar[bool] = False
+    held: ClassVar[tuple[int, int]] = (0, 0)
 
     @abstractmethod
     def connect(self, c: Connection) -> Calls:
@@ -147,6 +149,8 @@ class Separable(Operation):
         u: name of an activation, or ``package.module:Class`` of the user's own.
     """
 
+    held = (1, 2)
+
     u: str = "tanh"
 
     def __post_init__(self) -> None:
@@ -184,6 +188,8 @@ class Pointwise(Operation):
 
     ``value`` is enough; a class that knows its derivatives overrides ``pull``.
     """
+
+    held = (0, 1)
 
     @abstractmethod
     def value(self, w: Tensor, a: Tensor) -> Tensor:

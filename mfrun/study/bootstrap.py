@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.special
+
+from mfrun.blas import special
 
 # Resamples, and how many replicates it takes.
 RESAMPLES, BOOTSTRAPPED = 2000, 4
@@ -38,4 +39,4 @@ def half_width(x: np.ndarray, replicates: Sequence[np.ndarray], of: Sequence[Cal
     total = float(terms.sum())
     if not total > 0:
         return total
-    return float(scipy.special.stdtrit(total**2 / float((terms**2 / free).sum()), 0.975)) * math.sqrt(total)
+    return float(special.stdtrit(total**2 / float((terms**2 / free).sum()), 0.975)) * math.sqrt(total)

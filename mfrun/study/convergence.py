@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-import scipy.special
 
+from mfrun.blas import special
 from mfrun.config import stood_label
 from mfrun.errors import UserError
 from mfrun.study import widths
@@ -75,7 +75,7 @@ class Gap:
 
     def _chance(self, replicates: int) -> pd.Series:
         """That part of it that is the chance of the start, were there so many replicates of this deviation."""
-        t = float(scipy.special.stdtrit(replicates - 1, 0.975))
+        t = float(special.stdtrit(replicates - 1, 0.975))
         return t * self.differences.std(axis=1) / math.sqrt(replicates)
 
     def mean_flagged(self) -> bool | None:
@@ -267,7 +267,7 @@ class _Reference:
         if bars is not None:
             return bar_of_mean(bars.reindex(columns=group.columns))
         count = group.notna().sum(axis=1)
-        half = group.std(axis=1) / count.pow(0.5) * scipy.special.stdtrit(count.clip(lower=2) - 1, 0.975)
+        half = group.std(axis=1) / count.pow(0.5) * special.stdtrit(count.clip(lower=2) - 1, 0.975)
         return half.fillna(0.0)
 
     def values(self, on_data: list[str], steps: pd.Index) -> np.ndarray:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
+
+from mfrun.blas import special
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
         return intercept, slope, math.nan
     residuals, apart = y - intercept - slope * x, x - x.mean()
     error = math.sqrt(float(residuals @ residuals) / free / float(apart @ apart))
-    return intercept, slope, float(scipy.special.stdtrit(free, 0.975)) * error
+    return intercept, slope, float(special.stdtrit(free, 0.975)) * error
 
 
 def power_law(n: Sequence[float], values: Sequence[float]) -> PowerLaw:

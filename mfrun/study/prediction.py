@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.special
 
+from mfrun.blas import special
 from mfrun.config import flatten
 from mfrun.errors import UserError
 from mfrun.files import plain
@@ -249,7 +249,7 @@ def _linear(small: np.ndarray, large: np.ndarray) -> np.ndarray:
 def _half_width(of_groups: np.ndarray) -> np.ndarray | float:
     """Of the 95 % interval of the mean over groups; 0 where one says nothing of it."""
     count = len(of_groups)
-    return float(scipy.special.stdtrit(count - 1, 0.975)) * _error(list(of_groups)) if count > 1 else 0.0
+    return float(special.stdtrit(count - 1, 0.975)) * _error(list(of_groups)) if count > 1 else 0.0
 
 
 def _until(differ: np.ndarray) -> np.ndarray:
@@ -314,7 +314,7 @@ def growth_of(groups: list[Group], steps: pd.Index, times: pd.Series, l: int) ->
     if rate <= 0 or left > RESIDUAL * max(1.0, (mean[-1] - mean[lowest]) / math.log(GREW)):
         return Growth()
     rates = [line(t[chosen], c[chosen])[1] for c in curves]
-    half = float(scipy.special.stdtrit(len(rates) - 1, 0.975) * np.std(rates, ddof=1)) / math.sqrt(len(rates))
+    half = float(special.stdtrit(len(rates) - 1, 0.975) * np.std(rates, ddof=1)) / math.sqrt(len(rates))
     return Growth(rate, rate - half, rate + half, float(t[chosen][0]), float(t[chosen][-1]))
 
 

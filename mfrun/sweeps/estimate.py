@@ -156,7 +156,8 @@ def measure(runs: Sequence[Planned]) -> float:
 
 def _shape(cfg: config.Config) -> str:
     """Equal for runs whose steps take the same memory and time."""
-    return json.dumps({k: v for k, v in vars(cfg).items() if k not in INDIFFERENT}, sort_keys=True, default=str)
+    kept = {k: v for k, v in vars(cfg).items() if k not in INDIFFERENT}
+    return json.dumps({**kept, "samples": cfg.evaluation.samples}, sort_keys=True, default=str)
 
 
 def smaller(cfg: config.Config, flops: float) -> config.Config:
@@ -190,10 +191,10 @@ def measure_memory(experiment: Experiment) -> Memory:
     network = experiment.architecture.draw(replace(blueprint, device=torch.device("meta")))
     arrays = list(network.state().values())
     weights = sum(array.nbytes for array in arrays)
-    # The arrays of the limit are drawn in double precision, from coordinates as large as they are, before any is
-    # converted.
+    # The arrays of the limit, and of what stands for a width, are drawn in double precision, from coordinates as large
+    # as they are, before any is converted.
     start = weights + 2 * sum(DOUBLE * array.numel() for array in arrays)
-    if not blueprint.infinite:
+    if not (blueprint.infinite or blueprint.stood_for):
         # Here one comes after the other: those so far, and in double precision that of one replicate, which is still
         # held while that of the next is drawn.
         drawn = DOUBLE * min(network.replicates, 2) / network.replicates
