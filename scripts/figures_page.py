@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 from figures_claims import CLAIMS, TOLERANCE, at_end, falls, percent, references
-from figures_runs import Figure, find
+from figures_runs import VARIANTS, Figure, find
 
 from mfrun.config import stood_label
 from mfrun.runs.status import duration
@@ -43,9 +43,11 @@ figures-gpu` the presets as they are. All go on where they were, and write this 
 r the rate in gap ~ n^-r with its 95 % interval, as `mfrun compare` has them. The paper compares finite widths with one
 another, so the largest real one is a reference beside n = infinity. A verdict is *confirmed* where r > 0 beyond its
 interval and the widest network stays within 5 % of the loss's range of the reference, or *up to* the step where it
-leaves or the run ends; "close to zero" is taken as below 1 %, "a significant fraction" as above 5 %, "about" as within
-1 % and the sampling error; *not seen* is what a run that was cut short may still show, *undecided* what its interval
-leaves open.
+leaves or the run ends (its r is that up to there), *not confirmed* where r < 0 beyond it, and *undecided* where the
+interval holds 0; *not seen* is what a run that was cut short may still show. "Close to zero" is taken as below 1 %, "a
+significant fraction" as above 5 %, "about" as within 1 % and the sampling error. Two trajectories are two where the
+distance at step 0 is below a twentieth of the largest one, in the limit or else the widest network. Overfitting is a
+test loss that ends above its least value by more than its error while the training loss fell.
 """
 
 
@@ -78,7 +80,7 @@ def page(figures: dict[str, Figure], pictures: str, instead: str) -> str:
         pictures: their folder.
         instead: what a file is that took the place of a preset's data.
     """
-    lines = [HEAD]
+    lines = [HEAD, summary(figures), ""]
     for claim in CLAIMS:
         run = [figures[name] for name in claim.figures if figures[name].folder is not None]
         left = [name for name in claim.figures if figures[name].folder is None]
@@ -88,7 +90,8 @@ def page(figures: dict[str, Figure], pictures: str, instead: str) -> str:
             for f in run:
                 found = claim.measure(f)
                 steps = f"{f.step()} of {f.steps()}"
-                lines.append(f"| [{f.name}](#{_anchor(f.title)}) | {steps} | {found.measured} | {found.verdict} |")
+                name = f"[{f.name}](#{_anchor(f.title)})" + (f"<br>{instead}" if instead and data(f) else "")
+                lines.append(f"| {name} | {steps} | {found.measured} | {found.verdict} |")
             lines.append("")
         if left:
             lines += [f"{NOT_RUN.capitalize()}: {', '.join(left)}.", ""]
@@ -103,6 +106,8 @@ def page(figures: dict[str, Figure], pictures: str, instead: str) -> str:
     ]
     for figure in figures.values():
         lines += ["", f"### {figure.title}", ""]
+        if figure.name in VARIANTS:
+            lines += [f"The features: `{VARIANTS[figure.name][1]}`.", ""]
         if figure.folder is None:
             lines.append(f"`mfrun sweep {figure.command}`: {NOT_RUN}.")
             continue
@@ -118,6 +123,19 @@ def page(figures: dict[str, Figure], pictures: str, instead: str) -> str:
         if figure.notes:
             lines.append(f"Not finished: {', '.join(figure.notes)}.")
     return "\n".join(lines) + "\n"
+
+
+def summary(figures: dict[str, Figure]) -> str:
+    """Which figures are here to their last step, which in part, and which not at all."""
+    kinds: dict[str, list[str]] = {"To the last step": [], "Cut short": [], NOT_RUN.capitalize(): []}
+    for figure in figures.values():
+        if figure.folder is None:
+            kinds[NOT_RUN.capitalize()].append(figure.name)
+        elif figure.step() >= figure.steps():
+            kinds["To the last step"].append(figure.name)
+        else:
+            kinds["Cut short"].append(f"{figure.name} ({100 * figure.step() / figure.steps():.2g} %)")
+    return ". ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names) + "."
 
 
 def changed(figures: dict[str, Figure]) -> list[str]:

@@ -13,10 +13,16 @@ from mfrun.errors import UserError
 from mfrun.runs.directory import SWEEP, find_runs, load_yaml, read_sweep
 from mfrun.study.curves import Curve, alike, describe, is_limit, load, settings_of, unseen_loss
 
-# Sweeps of a preset on other data than the paper's, by the name of their folder, and what they are on.
+# Sweeps of a preset on other data than the paper's, by the name of their folder: what they are on, how that is made.
 VARIANTS = {
-    "fig11_untrained": "features of an untrained VGG16",
-    "fig11_cnn": "features of a CNN trained here",
+    "fig11_untrained": (
+        "features of an untrained VGG16",
+        "mfrun data cifar10_vgg16 dataset.weights=untrained dataset.size=64",
+    ),
+    "fig11_cnn": (
+        "features of a CNN trained here",
+        "mfrun export RUN --features 7 --out features.npz, with RUN a network of Figure 12",
+    ),
 }
 
 
@@ -47,7 +53,7 @@ class Figure:
     def title(self) -> str:
         """Of the preset, and what a variant is on."""
         title = str(load_yaml(self.preset).title)
-        return f"{title.split(':')[0]} on {VARIANTS[self.name]}" if self.name in VARIANTS else title
+        return f"{title.split(':')[0]} on {VARIANTS[self.name][0]}" if self.name in VARIANTS else title
 
     @property
     def command(self) -> str:

@@ -56,7 +56,7 @@ def draw(folder: Path, tolerance: float, level: float, least: float, file: Path)
         if spread is not None:
             left.fill_between(t, mean - spread, mean + spread, color=look["color"], alpha=0.15, linewidth=0)
     left.set(title=f"{metric.replace('_', ' ')}", xlabel=r"time $t = k\alpha$")
-    horizons(middle, found)
+    horizons(middle, found, least)
     if math.isnan(found.law.b):
         right.set_axis_off()
     else:
@@ -81,20 +81,25 @@ def draw(folder: Path, tolerance: float, level: float, least: float, file: Path)
     print(file)
 
 
-def horizons(axes, found: Study) -> None:
-    """The horizon of every width, and the line through them."""
+def horizons(axes, found: Study, least: float) -> None:
+    """The horizon of every width, and the line through those from ``least`` on, dashed where it was not fitted."""
     reached = [(g.width, h[1], g.neurons) for g in found.gaps if (h := g.horizon(found.tolerance))]
     for width, t, neurons in reached:
         axes.plot([width], [t], "o", color="#2a5d9f", fillstyle="none" if neurons else "full", markersize=5)
+    end = max(g.t[-1] for g in found.gaps)
+    never = [g.width for g in found.gaps if not g.horizon(found.tolerance)]
+    axes.plot(never, [end] * len(never), "^", color="#2a5d9f", fillstyle="none", markersize=6)
     law = found.law
     axes.set(title="horizon $t_h = a + b\\,\\ln n$", xlabel="$n$", ylim=(0, None))
-    style.log_ticks(axes, [width for width, *_ in reached])
+    style.log_scale(axes, "x")
     if math.isnan(law.b):  # Too few of the widths that are fitted leave the limit.
         axes.set_title("horizon $t_h$")
         return
-    n = np.array([reached[0][0], reached[-1][0]])
+    first, fitted, last = reached[0][0], min(w for w, *_ in reached if w >= least), reached[-1][0]
     label = f"$b = {law.b:.2f}$ [{law.low:.2f}, {law.high:.2f}]"
-    axes.plot(n, law.a + law.b * np.log(n), color="#c9541b", linewidth=1.3, label=label)
+    for begin, stop, line in ((first, fitted, {"linestyle": ":"}), (fitted, last, {"label": label})):
+        n = np.array([begin, stop])
+        axes.plot(n, law.a + law.b * np.log(n), color="#c9541b", linewidth=1.3, **line)
     axes.legend(fontsize=8, loc="lower right")
 
 

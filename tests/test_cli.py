@@ -442,3 +442,13 @@ def test_a_logger_s_files_are_no_runs(capfd: pytest.CaptureFixture[str]) -> None
         assert here("plot", folder) == 0
     assert here("status", "--latest", "o") == 0
     assert "files" not in capfd.readouterr().out
+
+
+def test_a_state_of_another_network_is_told_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a run's folder from another version of the program may hold it."""
+    assert here("train", *TINY, "steps=2", "dir=r") == 0
+    text = Path("r/config.yaml").read_text()
+    Path("r/config.yaml").write_text(text.replace("width: 4", "width: 5"))
+    assert here("statics", "r") == 2
+    said = "a saved state does not fit: W1 is of shape (1, 4, 3), and (1, 5, 3) in the network of its configuration"
+    assert said in capfd.readouterr().err

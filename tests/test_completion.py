@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mfrun.cli import COMMANDS
-from mfrun.shell import completion
+from mfrun.shell import completion, options, usage
 
 BIN = Path(sys.executable).parent
 
@@ -69,6 +69,13 @@ def test_commands_and_keys() -> None:
     assert {"width=", "depth=", "steps=", "dataset=", "seed.", "particles."} <= set(keys)
     assert not [k for k in keys if k.startswith("hydra")]
     assert "hydra.job." in completion.candidates("mfrun train hydra.", COMMANDS)
+
+
+def test_options_of_predict_are_its_parser_s() -> None:
+    own = {name for action in options.predict()._actions for name in action.option_strings}
+    offered = set(completion.candidates("mfrun predict --", COMMANDS))
+    assert offered == own | {"--help", *completion._FLAGS}
+    assert all(option in usage.text("predict") for option in offered - {"--help"})
 
 
 @pytest.mark.parametrize("command", ["plot", "compare", "status"])

@@ -482,7 +482,7 @@ class ThreePoints(Law):
 
 
 def test_a_law_of_a_few_points_has_them_as_its_types() -> None:
-    types = Particles(first=64, last=64).types(ThreePoints(), 2, 4, (0,), layer="last")
+    types = Particles(first=64, last=64, sets=4).types(ThreePoints(), 2, 4, (0,), layer="last")
     assert types.count == 9
     assert types.period == 1
     for nodes in types.nodes:

@@ -82,7 +82,8 @@ CALL = {"_target_": "pathlib.Path.touch", "_args_": ["sprung"]}
 @pytest.mark.parametrize("file", ["r/config.yaml", "r/.hydra/overrides.yaml"])
 def test_yaml_that_makes_objects(run: str, file: str, capfd: pytest.CaptureFixture[str]) -> None:
     Path(file).write_text(f"x: {TAGGED}\n")
-    for words in (["train", "dir=r", "resume=true"], ["statics", "r"], ["plot", "r"], ["compare", "r"]):
+    reading = [[command, "r"] for command in ("statics", "plot", "compare", "report", "export", "ensemble", "predict")]
+    for words in (["train", "dir=r", "resume=true"], *reading):
         assert here(*words) in (0, 1, 2)
     assert "Traceback" not in capfd.readouterr().err
     assert not TRAP.exists()
@@ -158,7 +159,8 @@ def test_code_is_imported_only_where_the_user_names_it(
     words = [*TINY, "steps=10", TEST_FUNCTION]
     Path("r/.hydra/overrides.yaml").write_text(yaml.safe_dump(words))
     edit_yaml("r/config.yaml", evaluation={"points_per_decade": 10, "samples": 50, "test_functions": ["mine:phi"]})
-    for command in (["train", "dir=r", "resume=true", "steps=20"], ["statics", "r"]):
+    export = ["export", "r", "--features", "1", "--out", "x.npz"]
+    for command in (["train", "dir=r", "resume=true", "steps=20"], ["statics", "r"], export):
         assert here(*command) == 2
         assert "test_functions=mine:phi: is named by the run's folder alone" in capfd.readouterr().err
         assert not TRAP.exists()

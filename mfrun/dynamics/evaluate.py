@@ -6,6 +6,7 @@ Columns of metrics.csv:
     SPLIT_loss, SPLIT_error    averages over the samples; SPLIT is train and test, or population for fresh samples
     SPLIT_NAME                 averages of the test functions phi(y, yhat) that the configuration names
     nonpositive_l              fraction of pre-activations of layer l that are <= 0, over the last split (Section 4.2.2)
+    alignment_l, types_l       with evaluation.kernels: of layer l's kernel (:mod:`mfrun.dynamics.kernels`)
     METRIC_paired              perturbed limits only: the metric of the average output of a pair
     spread_l                   perturbed limits only: deviation of h_l over the neurons of layer l, at some samples
     METRIC_se                  standard error of that average, as one over samples drawn anew; a network of any width

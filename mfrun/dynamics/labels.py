@@ -22,7 +22,7 @@ SAMPLES = 200
 def limit_of(experiment: Experiment) -> Network | None:
     """The limit of an experiment's law at step 0, by few particles; None where it has none."""
     architecture, blueprint = experiment.architecture, experiment.blueprint
-    if not blueprint.scaling.is_mean_field or not architecture.unions:
+    if not blueprint.scaling.is_mean_field or not architecture.has_limit:
         return None
     limit = replace(blueprint, width=math.inf, replicates=1, neurons=None, particles=FEW)
     network = architecture.draw(limit)

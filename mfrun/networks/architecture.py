@@ -216,6 +216,11 @@ class Architecture(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32", "bf16")
     kind: ClassVar[str] = "layers"
 
+    @property
+    def has_limit(self) -> bool:
+        """Whether it says how to draw the network of n = infinity."""
+        return type(self).limit is not Architecture.limit
+
     @abstractmethod
     def widths(self, n: int, depth: int) -> list[int]:
         """n_1 .. n_L of a network of width n.
@@ -292,7 +297,7 @@ class Architecture(ABC):
                 self._accept_stand_in(blueprint, names)
         elif blueprint.perturbed:
             self._accept_perturbed(blueprint, names)
-        elif type(self).limit is Architecture.limit:
+        elif not self.has_limit:
             why = f"architecture={name} does not say how to draw its limit; a width is a whole number"
             raise ConfigError("width", "inf", why)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mfrun.networks.architecture import Blueprint
-from mfrun.networks.drawn import Drawn, tied_to
+from mfrun.networks.drawn import Drawn, beside, tied_to
 from mfrun.networks.init import ARRAYS, Layers
 from mfrun.networks.measures import Measure
 from mfrun.seeds import generator
@@ -55,9 +55,7 @@ def finite(blueprint: Blueprint, layers: Layers, widths: list[int], lumped: floa
                     one = torch.unflatten(beta, -1, (layers.n_out, *layers.kernels[l])).movedim(1, 0).contiguous()
                 one = init.output(one, f.deviations[l])
             else:
-                mean = init.inner(l + 1, labels[r][l], labels[r][l - 1])
-                if isinstance(mean, Tensor):
-                    mean = mean.view(*mean.shape, *([1] * len(layers.kernels[l])))
+                mean = beside(init.inner(l + 1, labels[r][l], labels[r][l - 1]), len(layers.kernels[l]))
                 one = one.mul_(init.noise * f.deviations[l] * lumped**-0.5).add_(mean)
             array[r] = one.div_(f.units[l])
         return array

@@ -92,7 +92,9 @@ class InitialLaw(ABC):
         each output and entry of the last kernel. Names of the law's own are for :meth:`labels`.
         """
 
-    # The next three may overwrite what they are given. ``scale`` multiplies the standard deviation, as a scaling asks.
+    # The next three act entry by entry, on arrays of any shape: real networks and the limit have the coordinates in
+    # different ones. They may overwrite what they are given. ``scale`` multiplies the standard deviation, as a scaling
+    # asks.
 
     @abstractmethod
     def first(self, w: Tensor, fan_in: int, scale: float = 1.0) -> Tensor:

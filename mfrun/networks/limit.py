@@ -58,7 +58,7 @@ def limit(blueprint: Blueprint, layers: Layers, discretisation: list[Types]) -> 
         W = nodes[:, None, None, :] + beside(typed.inner(l), 1)
         W = W.expand(stack, types[l].count, types[l - 1].count, -1).flatten(-2)
         kernel = layers.kernels[l]
-        return W.view(*W.shape, *([1] * len(kernel))).expand(*W.shape, *kernel)
+        return W[(..., *[None] * len(kernel))].expand(*W.shape, *kernel)
 
     W = [typed.first(), *(inner(l) for l in range(1, L)), typed.output()]
     b = [*(typed.bias(l) for l in range(L)), init.bias(types[0].nodes.new_zeros((stack, layers.n_out)))]

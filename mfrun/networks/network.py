@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mfrun.errors import UserError
 from mfrun.networks.measures import Measure
 from mfrun.networks.products import Products
 
@@ -132,6 +133,14 @@ class Network(ABC, Generic[Ws]):
         return [self]
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the arrays of another network's :meth:`state`."""
+        """Take over the arrays of another network's :meth:`state`.
+
+        Raises:
+            UserError: they are those of another.
+        """
         for name, array in self.state().items():
+            if name not in tensors or tensors[name].shape != array.shape:
+                there = f"of shape {tuple(tensors[name].shape)}" if name in tensors else "missing"
+                why = f"{name} is {there}, and {tuple(array.shape)} in the network of its configuration"
+                raise UserError(f"a saved state does not fit: {why}; another version of mfrun may have written it")
             array.copy_(tensors[name])

@@ -58,7 +58,7 @@ class _Perturbed(Lumps):
 
     def _counts(self, l: int, typed: bool) -> Tensor:
         count = self.widths[l] * self.copies / self.sizes[l]
-        return torch.full((self.S, self.sizes[l] // self.copies), count, dtype=torch.float32).double()
+        return torch.full((self.S, self.sizes[l] // self.copies), count, dtype=torch.float64)
 
     def _measure(self, l: int) -> Measure:
         if not any(names_of(self.blueprint, self.layers)[l].values()):

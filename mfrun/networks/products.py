@@ -1,7 +1,8 @@
 """Matrix products into preallocated memory, each by the library that is fastest for its size.
 
 Every product of a network is prepared once for its fixed arrays, and then called at each step with its scale alone.
-The libraries agree to rounding, and which of them serves a product depends on its shape and on the machine only.
+The libraries agree to rounding. Which of them serves a product depends on its shape, and from 256 neurons on by what a
+probe of both finds on the machine at the start, which the run's log names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run directory: the resolved configuration, metrics.csv, checkpoints, status. The only module that knows file names.
+"""A run directory: the resolved configuration, metrics.csv, checkpoints, status.
 
     config.yaml                  the resolved configuration
     metrics.csv                  one row an evaluation (and replicate); on disk before training goes on

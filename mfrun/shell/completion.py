@@ -39,12 +39,13 @@ complete -c mfrun -a '(mfrun _complete (commandline -cp) 2>/dev/null)'
 """,
 }
 
+_FLAGS = ("--cfg", "--info", "--config-dir", "--debug")
 # What each command takes beside file names.
 OPTIONS = {
-    "train": ("--help", "--latest", "--cfg", "--info", "--config-dir", "--debug"),
-    "sweep": ("--help", "--dry-run", "--latest", "--cfg", "--info", "--config-dir", "--debug"),
-    "predict": ("--help", "--accuracy", "--networks", "--tolerance", "--metrics", "--format", "--debug"),
-    "check": ("--help", "--train", "--cfg", "--info", "--config-dir", "--debug"),
+    "train": ("--help", "--latest", *_FLAGS),
+    "sweep": ("--help", "--dry-run", "--latest", *_FLAGS),
+    "predict": ("--help", "--accuracy", "--networks", "--tolerance", "--metrics", "--format", *_FLAGS),
+    "check": ("--help", "--train", *_FLAGS),
     "data": ("--help", "--config-dir", "--debug"),
     "completion": tuple(SCRIPTS),
 }

@@ -185,13 +185,11 @@ def _of_averages(ax: Axes, s: Study) -> None:
     shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(sizes)))
     for i, (k, shade) in enumerate(zip(sizes, shades, strict=True)):
         # Side by side, so that one bar does not hide another.
-        found = [
-            (e.width * 1.04 ** (i - len(sizes) / 2), e.of.get(k) if s.limit is None else s.gap(e, k))
-            for e in s.ensembles
-        ]
+        aside = 1.04 ** (i - len(sizes) / 2)
+        found = [(e.width * aside, e.of.get(k) if s.limit is None else s.gap(e, k)) for e in s.ensembles]
         label = {1: "one network", ALL: r"$k = \infty$"}.get(k, f"$k = {k:g}$")
         lowest = min(lowest, _points(ax, [(n, v) for n, v in found if v is not None], shade, "o", label))
-        told = [(e.width, e.predicted[k]) for e in s.ensembles if k in e.predicted]
+        told = [(e.width * aside, e.predicted[k]) for e in s.ensembles if k in e.predicted]
         if told:
             ax.plot(*zip(*told, strict=True), "--", color=shade, linewidth=1)
     ax.set(title=f"{title(s.metric)}: {'value' if s.limit is None else 'gap to the limit'}", xlabel="$n$")

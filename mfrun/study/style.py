@@ -229,7 +229,9 @@ def alone(seen: np.ndarray) -> list[int]:
 
 
 def log_scale(axes: Axes, which: str) -> None:
-    """A logarithmic x or y axis with a tick at each decade, and at 2 and 5 where fewer than 1.5 decades are seen."""
+    """A logarithmic axis with a tick at each decade, and at 2 and 5 where fewer than 1.5 decades of x are seen, or 2 of
+    y."""
+    seen = 1.5 if which == "x" else 2.0
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
 
@@ -244,7 +246,7 @@ def log_scale(axes: Axes, which: str) -> None:
         # Along x there is room for a 2 beside a 1 on a part of a decade only.
         marks = (2, 5) if which == "y" or high < low * 9.9 else (5,)
         marked = any(math.isclose(digit, d, rel_tol=1e-6) for d in marks)
-        return rf"${digit:.0f}\cdot10^{{{exponent}}}$" if marked and high < low * 10**1.5 else ""
+        return rf"${digit:.0f}\cdot10^{{{exponent}}}$" if marked and high < low * 10**seen else ""
 
     axis.set_minor_formatter(FuncFormatter(label))
 

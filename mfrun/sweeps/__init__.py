@@ -2,7 +2,7 @@
 
 import lazy_loader
 
-# What other rooms and users build on; a module is imported when its first name is asked for.
+# What other packages and users build on; a module is imported when its first name is asked for.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
