@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from mfrun.config import parse_width, width_label
 from mfrun.errors import ConfigError, UserError
 from mfrun.shell import commandline, hydra, options
-from mfrun.shell.compose import compose
+from mfrun.shell.compose import compose, keys
 from mfrun.study import prediction
 from mfrun.sweeps import launch, resume
 
@@ -64,7 +64,7 @@ def train(flags: list[str], given: list[str]) -> Path:
         if o.key_or_group in OWN:
             raise ConfigError(o.key_or_group, o.value(), "is the prediction's own; widths=[...] says what to print")
     given = [w for w in given if not w.startswith("widths=")]
-    node = compose(given, flags)
+    node = keys(resume.asked(given, flags))
     if node.resume:
         node = compose(commandline.first(commandline.over(resume.words_of_sweep(Path(node.dir)), given)), flags)
     groups = OmegaConf.select(node, "predict.groups")

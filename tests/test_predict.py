@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import LIMIT, TINY, here, mfrun, rows, status
+from formats import write_arrays
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,6 +150,30 @@ def test_an_evaluator_measures_the_network_that_it_is_given() -> None:
     each = [evaluator(network) for network in (trained, drawn, trained)]
     assert each == [e.evaluator()(network) for network in (trained, drawn, trained)]
     assert each[0] == each[2] != each[1]
+
+
+def test_a_prediction_goes_on_where_its_data_have_moved(capfd: pytest.CaptureFixture[str]) -> None:
+    """A key that makes sense beside the saved ones alone, as a path does, is taken with them."""
+    write_arrays(Path("a.npz"))
+    few = ["predict.groups=2", "predict.pairs=2", "predict.first=32", "predict.last=16", *LIMIT]
+    words = [
+        "dataset=arrays",
+        "dataset.path=a.npz",
+        "loss=cross_entropy",
+        "depth=3",
+        "batch=6",
+        "steps=20",
+        "threads=1",
+    ]
+    assert here("predict", *words, *few, "dir=p") == 0
+    Path("a.npz").rename("b.npz")
+    assert here("predict", "dir=p", "resume=true", "steps=40", "dataset.path=b.npz") == 0
+    assert {status(str(run))["step"] for run in Path("p").glob("width=*")} == {40}
+    x = dict(np.load("b.npz"))
+    np.savez("c.npz", **{**x, "x_train": x["x_train"][::-1]})
+    capfd.readouterr()
+    assert here("predict", "dir=p", "resume=true", "steps=60", "dataset.path=c.npz") == 2
+    assert "dataset.path=c.npz: not the data that the run was started on: train_loss" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("alpha", ["50", "1000"])
