@@ -424,7 +424,7 @@ def test_an_interrupted_sweep_saves_and_goes_on() -> None:
     assert done.stdout.splitlines() == [
         "mfrun: stopped; the state is saved; mfrun sweep dir=s resume=true goes on from it",
         "<Sweep s: width; 0 of 2 runs done>",
-    ]
+    ], done.stderr
     assert "Traceback" not in done.stderr
     assert status("s/width=5")["state"] == "interrupted"
     assert "2 of 2 runs done" in repr(mfrun.sweep(["dir=s", "resume=true"]))

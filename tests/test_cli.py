@@ -440,6 +440,7 @@ def test_a_logger_s_files_are_no_runs(capfd: pytest.CaptureFixture[str]) -> None
         assert here("status", folder) == 0
         assert len(capfd.readouterr().out.splitlines()) == 2
         assert here("plot", folder) == 0
+        assert capfd.readouterr().out == f"{folder}/curves.png\n"
     assert here("status", "--latest", "o") == 0
     assert "files" not in capfd.readouterr().out
 

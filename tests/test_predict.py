@@ -179,7 +179,7 @@ def test_a_prediction_goes_on_where_its_data_have_moved(capfd: pytest.CaptureFix
 @pytest.mark.parametrize("alpha", ["50", "1000"])
 def test_what_diverges_is_not_predicted(alpha: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Up to there the table is what it is; behind it nothing stands."""
-    words = ["depth=3", "dataset.d=2", "steps=50", f"alpha={alpha}", "dir=p", *GROUP]
+    words = ["depth=3", "dataset.d=2", "steps=50", f"alpha={alpha}", "dir=p", "predict.groups=2", *GROUP]
     assert here("predict", *SMALL, *words) == 3
     said = capsys.readouterr().out
     lost = int(re.search(r"diverged: a limit has no loss to speak of at step (\d+);", said)[1])

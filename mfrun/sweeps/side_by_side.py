@@ -178,7 +178,7 @@ class _Processes:
                 process = multiprocessing.get_context("fork").Process(
                     target=_child, args=(waiting[0], threads, slot, os.getpid())
                 )
-                # A signal in between would find the run neither among those to stop nor able to hear it.
+                # The run has no ear for signals yet; those that come are kept for it until it has.
                 signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
                 try:
                     with in_sweep(slot):
@@ -186,6 +186,8 @@ class _Processes:
                     self._running[process] = (waiting.pop(0), slot)
                 finally:
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+                if self.received:  # Before it was among those to stop.
+                    os.kill(process.pid or 0, signal.SIGTERM)
             ended = wait([process.sentinel for process in self._running])
             for process in [p for p in self._running if p.sentinel in ended]:
                 process.join()
