@@ -70,15 +70,15 @@ shares() {
         { cp -r "$OUT/full/$2" "$OUT/full/$1/$2.part" && rm -rf "$OUT/full/$1/$2.part/${3:-none}" &&
             mv "$OUT/full/$1/$2.part" "$OUT/full/$1/$2"; }
 }
-# Beside a figure, what linear theory makes of its first steps.
-predicted() { pin 0 mfrun predict "+figure=$1" budget=0.1 predict.first=256 predict.tested=1 threads=1 \
+# Beside a figure, what linear theory makes of so many of its first steps.
+predicted() { pin 0 mfrun predict "+figure=$1" "budget=$2" predict.first=256 predict.tested=1 threads=1 \
     "dir=$OUT/predicted/$1" "resume=$(resume "predicted/$1")"; }
 in_full() {
     case $1 in
-    fig5_top) real "$1" 'widths=[50,100,200,400,800,inf]' && predicted "$1" ;;
+    fig5_top) real "$1" 'widths=[50,100,200,400,800,inf]' && predicted "$1" 0.1 ;;
     fig5_bottom) real "$1" init.tau2=3 'widths=[50,100,200,400,800,inf]' && shares "$1" fig5_top ;;
     fig10a) real "$1" 'widths=[50,100,200,400,800,inf]' ;;
-    fig6a) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" && predicted "$1" ;;
+    fig6a) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" && predicted "$1" 0.02 ;;
     fig6b | fig6c | fig10b) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" ;;
     fig7) real "$1" init.tau2=2 'widths=[100,200,400,800,inf]' && stand_ins "$1" init.tau2=2 && shares "$1" fig6b ;;
     # One real network of n = 1600 beside that which stands for it, here and in Figure 8b.
