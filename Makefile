@@ -6,6 +6,8 @@ READY  := $(VENV)/.ready
 DEMO   := outputs/demo
 DATA   ?= data
 SIZE   ?= hours
+# off leaves the tutorial of the site as it is written, without what its cells print.
+NOTEBOOK ?= force
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test docs lint check figures figures-gpu bench particles wheel clean
@@ -31,7 +33,8 @@ test: $(READY) ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 docs: $(READY) ## the documentation site, into outputs/docs; runs the tutorial, and a warning is an error
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -q -d outputs/docs/.doctrees docs outputs/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -q -D nb_execution_mode=$(NOTEBOOK) \
+		-d outputs/docs/.doctrees docs outputs/docs
 	@echo outputs/docs/index.html
 
 lint: $(READY) ## style, types, and what may import what
