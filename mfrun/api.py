@@ -285,8 +285,9 @@ class Sweep(Sequence[Run]):
         # Programs change their working folder; the sweep stays where it is.
         self.path, self._shown = Path(path).absolute(), path
         runs = [Run(found.path) for found in find_runs(path)]
-        named = [_names(run.config) for run in runs]
-        flat = [{**flatten(run.config), **names} for run, names in zip(runs, named, strict=True)]
+        configs = [run.config for run in runs]
+        named = [_names(config) for config in configs]
+        flat = [{**flatten(config), **names} for config, names in zip(configs, named, strict=True)]
         swept = (read_sweep(self.path) or {}).get("swept")
         if swept is None:
             every = dict.fromkeys(key for keys in flat for key in keys)

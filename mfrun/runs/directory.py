@@ -56,6 +56,8 @@ DONE = ("finished", "diverged")
 KEPT_STATES = 2
 # Columns of metrics.csv that are no metrics.
 KEYS = ("step", "t", "replicate", "wall_seconds")
+# Endings of those that say how far a metric may be off: by the particles of the limit, and by the samples.
+ERRORS = ("_bar", "_se")
 
 
 class RunDirectory:

@@ -15,15 +15,13 @@ from mfrun.config import ROOTS, flatten, parse_width, width_label
 from mfrun.errors import ConfigError, UserError, typed
 from mfrun.files import plain
 from mfrun.registry import create
-from mfrun.runs.directory import DONE, KEYS, METRICS, RunDirectory, find_runs, newest
+from mfrun.runs.directory import DONE, ERRORS, KEYS, METRICS, RunDirectory, find_runs, newest
 
 # Differences between runs that are repetitions, not settings, or that change no number.
 SEEDS = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data")
 REPEATED = (*SEEDS, *ROOTS, "steps", "evaluation.kernels", "evaluation.test_functions")
 # Groups whose keys are named whole: `width` alone is the network's, not a teacher's.
 NAMED_WHOLE = ("dataset", "particles", "stand_in", "evaluation")
-# Columns that say how far a metric may be off: by the particles of the limit, and by the samples it is averaged over.
-ERRORS = ("_bar", "_se")
 # Panels in the paper's order, with its titles.
 TITLES = {
     "train_loss": "Training loss",
@@ -184,7 +182,7 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
         if frame.empty and run.status()["state"] in DONE:
             print(f"mfrun: {run.path}: left out: its {METRICS} is missing or empty", file=sys.stderr)
         if len(frame):
-            loaded.append((run, width, flatten(keys), until_it_diverged(frame)))
+            loaded.append((run, width, flatten(keys), _until_it_diverged(frame)))
     if not loaded:
         raise UserError(f"{', '.join(paths)}: no run here has written a row yet")
     settings = [_setting(flat) for _, _, flat, _ in loaded]
@@ -208,7 +206,7 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
     return [curves[k] for k in sorted(curves, key=lambda k: (order[k[0]], *k[1:]))], folder
 
 
-def until_it_diverged(frame: pd.DataFrame) -> pd.DataFrame:
+def _until_it_diverged(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of a run, without numbers where a loss is none: an argmax of NaN is a class, and its error a share."""
     losses = [c for c in frame if str(c).endswith("_loss")]
     measured = [c for c in frame if c not in KEYS]

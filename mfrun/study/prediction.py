@@ -14,6 +14,7 @@ t_h = ln(n) / (2 lambda) + const.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,7 @@ from mfrun.blas import special
 from mfrun.config import flatten
 from mfrun.errors import UserError
 from mfrun.files import plain
-from mfrun.runs.directory import KEYS, RunDirectory, find_runs
-from mfrun.study.curves import ERRORS, until_it_diverged
+from mfrun.runs.directory import ERRORS, KEYS, RunDirectory, find_runs
 from mfrun.study.horizon import crossing
 from mfrun.study.power_law import line
 
@@ -147,10 +147,12 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
     steps = groups[0].steps.intersection(limit.index.unique("step"))
     for group in groups:
         steps = steps.intersection(group.steps)
-    lost = [k for k in steps if any(k not in _whole(frame) for frame in (limit, *(g.frame for g in groups)))]
-    steps = steps[steps < min(lost, default=math.inf)]
-    if not len(steps):
-        raise UserError(f"{folder}: has diverged at step {lost[0]}, where it began; a smaller alpha may help")
+    whole = functools.reduce(pd.Index.intersection, map(_whole, (limit, *(g.frame for g in groups))))
+    lost = min(steps.difference(whole), default=None)
+    if lost is not None:
+        steps = steps[steps < lost]
+        if not len(steps):
+            raise UserError(f"{folder}: has diverged at step {lost}, where it began; a smaller alpha may help")
     there = [c for c in map(str, limit) if c not in KEYS and not c.endswith(ERRORS)]
     missing = [m for m in metrics or [] if m not in there]
     if missing:
@@ -160,11 +162,11 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
     layers = _layers(groups, steps, times, eps)
     growth = {int(str(l)): growth_of(groups, steps, times, int(str(l))) for l in layers}
     pairs = sum(g.pairs for g in groups)
-    return Prediction(laws, layers, growth, len(groups), pairs, config, min(lost, default=None))
+    return Prediction(laws, layers, growth, len(groups), pairs, config, lost)
 
 
 def _metrics(run: RunDirectory) -> pd.DataFrame:
-    return until_it_diverged(run.metrics()).set_index(["step", "replicate"])
+    return run.metrics().set_index(["step", "replicate"])
 
 
 def _whole(frame: pd.DataFrame) -> pd.Index:
