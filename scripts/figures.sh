@@ -1,6 +1,7 @@
 #!/bin/sh
 # The runs behind the README's and docs/figures.md's pictures and tables, and the pictures themselves, in four sizes. All
-# go on where they were, and each writes the page, which takes the longest sweep that it finds of every figure.
+# go on where they were, and each writes the page, which takes the longest sweep that it finds of every figure, and
+# keeps what a longer one, on another machine, has left in docs/figures/NAME.json.
 #
 #     sh scripts/figures.sh minutes  every figure cut to half a per cent of its steps, small widths: that all of it works
 #     sh scripts/figures.sh hours    what a laptop does in over an hour, one core a run; the default

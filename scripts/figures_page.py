@@ -4,26 +4,25 @@
     python scripts/figures_page.py [--runs outputs/figures] [--out docs/figures.md] [--data WORDS]
 
 Takes every sweep of a preset (conf/figure/) below the folder, the longest of each, draws it, and says of each claim
-what the runs show. What was not run says so; no number on the page comes from anywhere else.
+what the runs show. Beside each picture goes a record of what was measured (NAME.json); the page is put together from
+those, so that figures may be run on several machines: where a record tells more than the runs that are here, or there
+are none, the figure stays as it is. What was not run says so; no number on the page comes from anywhere else.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import shlex
+from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
-from figures_claims import CLAIMS, TOLERANCE, at_end, falls, percent, references
+from figures_claims import CLAIMS
+from figures_record import Record, Row, measured
 from figures_runs import VARIANTS, Figure, find
 
-from mfrun.config import stood_label
 from mfrun.runs.status import duration
 from mfrun.shell import options
 from mfrun.study import plot
-from mfrun.study.convergence import Gap, Study, rms, study
-from mfrun.study.curves import default_metrics, is_limit
 
 NOT_RUN = "not run"
 HEAD = """\
@@ -35,7 +34,8 @@ Every figure of [arXiv 1902.02880](https://arxiv.org/abs/1902.02880) with learni
 steps and `widths=[...]` takes other widths. `make figures` runs what two cores do in over an hour, with `SIZE=minutes`
 a little of every figure, with `SIZE=full` every dense figure to its last step (a day on two slow cores), `make
 figures-gpu` the presets as they are. All go on where they were, and write this page from the longest run of each figure
-(`scripts/figures_page.py`). What was not run says so.
+(`scripts/figures_page.py`), whose results stay in `docs/figures/NAME.json` where another machine runs the next one.
+What was not run says so.
 
 ## What the paper says of them
 
@@ -50,241 +50,155 @@ distance at step 0 is below a twentieth of the largest one, in the limit or else
 test loss that ends above its least value by more than its error while the training loss fell.
 """
 
+CHANGED = (
+    "Where the limit in the place of the largest width as the reference changes the verdict on "
+    '"increasingly matching", or where the widest network leaves the limit and its gap is more than twice the one '
+    "among widths:"
+)
+STOOD_FOR = (
+    "Beside it, a width that nobody can train, as long as few neurons may stand for it (below): the step at which "
+    "the gap to the limit exceeds 5 % of the loss's range, of the largest real width and of the largest that is "
+    "stood for, and the loss at the end of the two and of the limit."
+)
+BESIDE_REAL = (
+    "May few neurons stand for many? Where a width was trained both ways: the root mean square distance in loss "
+    "to the real network, and the step at which that exceeds 5 % of the loss's range, of what stands for it and of "
+    "the next smaller real width; and loss and error at the end of the stand-in and of the real network. Two "
+    "networks of one width are apart by the chance of their start. N neurons of layer 1 are few for the 3072 "
+    "dimensions of CIFAR-10, where `stand_in.first` takes more ([where it fails](width.md))."
+)
+
+# Figures in the order of the page, each with what was measured of it.
+Records = list[tuple[Figure, Record | None]]
+
 
 def main() -> None:
-    """Write the page and its pictures."""
+    """Write the records, the pictures and the page."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", default="outputs/figures", help="folder of the sweeps (outputs/figures)")
-    p.add_argument("--out", default="docs/figures.md", help="the page; pictures go to a folder of its name")
+    p.add_argument("--out", default="docs/figures.md", help="the page; pictures and records go to a folder of its name")
     p.add_argument("--data", default="", help="what the file is that took the place of a preset's data, in words")
     args = p.parse_args()
     out = Path(args.out)
-    figures = find(Path(args.runs))
-    pictures = out.with_suffix("")
-    pictures.mkdir(parents=True, exist_ok=True)
-    for figure in figures.values():
-        if figure.folder is not None:
-            words = [str(figure.folder), "--out", str(pictures / f"{figure.name}.png"), "--title", figure.title]
-            predicted = Path(args.runs) / "predicted" / figure.name
-            words += ["--predict", str(predicted)] if predicted.exists() else []
-            plot.main(options.plot().parse_args(words))
-    out.write_text(page(figures, pictures.name, args.data))
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [(figure, recorded(figure, folder, args)) for figure in find(Path(args.runs)).values()]
+    out.write_text(page(records, folder.name), encoding="utf-8")
     print(out)
 
 
-def page(figures: dict[str, Figure], pictures: str, instead: str) -> str:
+def recorded(figure: Figure, folder: Path, args: argparse.Namespace) -> Record | None:
+    """What is known of a figure: from its runs, which are drawn, or from the record, whichever tells more."""
+    file = folder / f"{figure.name}.json"
+    before = Record.read(file) if file.exists() else None
+    if figure.folder is None:
+        return before
+    if before is not None and before.told > figure.told():
+        here = f"the runs that are here tell less ({said(figure.told())})"
+        print(f"{figure.name}: stays as it is ({said(before.told)}); {here}")
+        return before
+    words = [str(figure.folder), "--out", str(folder / f"{figure.name}.png"), "--title", figure.title]
+    predicted = Path(args.runs) / "predicted" / figure.name
+    words += ["--predict", str(predicted)] if predicted.exists() else []
+    plot.main(options.plot().parse_args(words))
+    now = measured(figure, args.data)
+    now.write(file)
+    return now
+
+
+def said(told: tuple[bool, int, int]) -> str:
+    """How much there is to see, in words."""
+    return f"{told[2]} curves to step {told[1]}"
+
+
+def page(records: Records, pictures: str) -> str:
     """The page's text.
 
     Args:
-        figures: by name.
-        pictures: their folder.
-        instead: what a file is that took the place of a preset's data.
+        records: of all figures.
+        pictures: the folder of the pictures.
     """
-    lines = [HEAD, summary(figures), ""]
+    lines = [HEAD, summary(records), ""]
     for claim in CLAIMS:
-        run = [figures[name] for name in claim.figures if figures[name].folder is not None]
-        left = [name for name in claim.figures if figures[name].folder is None]
+        about = [(f, r) for f, r in records if f.name in claim.figures]
+        about.sort(key=lambda of: claim.figures.index(of[0].name))
+        run = [(f, r, r.claims[claim.words]) for f, r in about if r is not None and claim.words in r.claims]
+        left = [f.name for f, r in about if r is None or claim.words not in r.claims]
         lines += [f"### {claim.words} ({claim.source})", ""]
         if run:
             lines += ["| figure | steps | measured | verdict |", "|---|---|---|---|"]
-            for f in run:
-                found = claim.measure(f)
-                steps = f"{f.step()} of {f.steps()}"
-                name = f"[{f.name}](#{_anchor(f.title)})" + (f"<br>{instead}" if instead and data(f) else "")
-                lines.append(f"| {name} | {steps} | {found.measured} | {found.verdict} |")
+            for f, r, (value, verdict) in run:
+                name = _linked(f) + (f"<br>{r.instead}" if r.instead else "")
+                lines.append(f"| {name} | {r.step} of {r.steps} | {value} | {verdict} |")
             lines.append("")
         if left:
             lines += [f"{NOT_RUN.capitalize()}: {', '.join(left)}.", ""]
-    lines += [
-        "## What n = infinity changes of these readings",
-        "",
-        *changed(figures),
-        *stood_for(figures),
-        *beside_real(figures),
-        "",
-        "## The figures",
-    ]
-    for figure in figures.values():
+    lines += ["## What n = infinity changes of these readings", "", *changed(records)]
+    heads = ["figure", "real", "stood for", "loss at the end"]
+    lines += table(STOOD_FOR, heads, records, lambda r: r.stood_for)
+    heads = ["figure", "n", "distance to the real network", "loss at the end", "error at the end"]
+    lines += table(BESIDE_REAL, heads, records, lambda r: r.beside_real)
+    lines += ["", "## The figures"]
+    for figure, record in records:
         lines += ["", f"### {figure.title}", ""]
         if figure.name in VARIANTS:
             lines += [f"The features: `{VARIANTS[figure.name][1]}`.", ""]
-        if figure.folder is None:
+        if record is None:
             lines.append(f"`mfrun sweep {figure.command}`: {NOT_RUN}.")
             continue
-        lines += [
-            *(f"    {command(words)}" for words in figure.typed),
-            "",
-            f"![{figure.title}]({pictures}/{figure.name}.png)",
-            "",
-        ]
-        lines += [final_values(figure), "", f"Time taken: {duration(seconds(figure))}, all runs one after another."]
-        if other := data(figure):
-            lines.append(f"Data: `{other}` in the place of the preset's{f', {instead}' if instead else ''}.")
-        if figure.notes:
-            lines.append(f"Not finished: {', '.join(figure.notes)}.")
+        lines += [*(f"    {words}" for words in record.typed), ""]
+        lines += [f"![{figure.title}]({pictures}/{figure.name}.png)", "", final_values(record), ""]
+        lines.append(f"Time taken: {duration(record.seconds)}, all runs one after another.")
+        if record.data:
+            other = f", {record.instead}" if record.instead else ""
+            lines.append(f"Data: `{record.data}` in the place of the preset's{other}.")
+        if record.unfinished:
+            lines.append(f"Not finished: {', '.join(record.unfinished)}.")
     return "\n".join(lines) + "\n"
 
 
-def summary(figures: dict[str, Figure]) -> str:
-    """Which figures are here to their last step, which in part, and which not at all."""
+def summary(records: Records) -> str:
+    """Which figures were run to their last step, which in part, and which not at all."""
     kinds: dict[str, list[str]] = {"To the last step": [], "Cut short": [], NOT_RUN.capitalize(): []}
-    for figure in figures.values():
-        if figure.folder is None:
+    for figure, record in records:
+        if record is None:
             kinds[NOT_RUN.capitalize()].append(figure.name)
-        elif figure.step() >= figure.steps():
+        elif record.step >= record.steps:
             kinds["To the last step"].append(figure.name)
         else:
-            kinds["Cut short"].append(f"{figure.name} ({100 * figure.step() / figure.steps():.2g} %)")
+            kinds["Cut short"].append(f"{figure.name} ({100 * record.step / record.steps:.2g} %)")
     return ". ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names) + "."
 
 
-def changed(figures: dict[str, Figure]) -> list[str]:
+def changed(records: Records) -> list[str]:
     """The figures whose finite widths agree with one another for longer, or more surely, than with the limit."""
-    rows, compared = [], False
-    for figure in figures.values():
-        found: dict[str, dict[str, Study]] = {}
-        for setting, kind, s in references(figure) if figure.folder is not None else []:
-            found.setdefault(setting, {})[kind] = s
-        for setting, kinds in found.items():
-            if len(kinds) == 2:
-                compared = True
-                if _reads_differently(*kinds.values(), figure):
-                    cells = [_reading(s, figure) for s in kinds.values()]
-                    rows.append(f"| {_named(figure, setting)} | {' | '.join(cells)} |")
-    if not rows:
-        there = "wherever both were run, the widths agree with the limit as they do with one another."
-        return [f"Nothing: {there}" if compared else "Not run."]
-    head = (
-        "Where the limit in the place of the largest width as the reference changes the verdict on "
-        '"increasingly matching", or where the widest network leaves the limit and its gap is more than twice the one '
-        "among widths:"
-    )
-    return [head, "", "| figure | among widths | with n = inf |", "|---|---|---|", *rows]
+    if rows := table(CHANGED, ["figure", "among widths", "with n = inf"], records, lambda r: r.changed):
+        return rows[1:]
+    there = "wherever both were run, the widths agree with the limit as they do with one another."
+    return [f"Nothing: {there}" if any(r is not None and r.compared for _, r in records) else "Not run."]
 
 
-def _reads_differently(among: Study, limit: Study, figure: Figure) -> bool:
-    # Why something is undecided may differ without the reading being another.
-    if falls(among, figure).split(" (")[0] != falls(limit, figure).split(" (")[0]:
-        return True
-    to_limit, to_largest = (rms(s.gaps[-1].of_one()) for s in (limit, among))
-    return limit.gaps[-1].horizon(limit.tolerance) is not None and to_limit > 2 * to_largest
+def table(words: str, heads: list[str], records: Records, rows: Callable[[Record], list[Row]]) -> list[str]:
+    """A table that compares figures, under the words that introduce it; nothing where there are no rows."""
+    lines = []
+    for figure, record in records:
+        for row in rows(record) if record is not None else []:
+            setting = f" [{row.setting}]" if row.setting else ""
+            lines.append(f"| {_linked(figure)}{setting} | {' | '.join(row.cells)} |")
+    return ["", words, "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines] if lines else []
 
 
-def _reading(s: Study, figure: Figure) -> str:
-    """The verdict, and how far the widest network is from the reference."""
-    widest = s.gaps[-1]
-    label = stood_label(widest.width, widest.neurons)
-    return f"{falls(s, figure)}; n = {label} is {rms(widest.of_one()):.2g} from n = {s.reference}, {_leaves(widest, s)}"
-
-
-def _leaves(g: Gap, s: Study) -> str:
-    """When a width leaves its reference, in words."""
-    horizon = g.horizon(s.tolerance)
-    return f"leaves it at step {horizon[0]}" if horizon else "never leaves it"
-
-
-def _named(figure: Figure, setting: str) -> str:
-    return f"[{figure.name}](#{_anchor(figure.title)})" + (f" [{setting}]" if setting else "")
-
-
-def stood_for(figures: dict[str, Figure]) -> list[str]:
-    """When the largest real width and the largest that is stood for leave the limit, and where the three end."""
-    rows = []
-    for figure in figures.values():
-        for setting, curves in figure.beside() if figure.folder is not None else []:
-            limit = next((c for c in curves if is_limit(c)), None)
-            real = [c for c in curves if not is_limit(c) and not c.neurons]
-            stood = [c for c in curves if c.neurons]
-            if limit is None or not real or not stood:
-                continue
-            chosen = [real[-1], stood[-1]]
-            gaps = study([*chosen, limit], figure.loss(), TOLERANCE, absolute=False)
-            left = [g.horizon(gaps.tolerance) for g in gaps.gaps]
-            cells = [
-                f"{stood_label(c.width, c.neurons)}: {h[0] if h else 'never'}"
-                for c, h in zip(chosen, left, strict=True)
-            ]
-            ends = [f"{c.table(figure.loss()).iloc[-1].mean():.3g}" for c in (*chosen, limit)]
-            rows.append(f"| {_named(figure, setting)} | {' | '.join(cells)} | {', '.join(ends)} |")
-    if not rows:
-        return []
-    head = (
-        "Beside it, a width that nobody can train, as long as few neurons may stand for it (below): the step at which "
-        "the gap to the limit exceeds 5 % of the loss's range, of the largest real width and of the largest that is "
-        "stood for, and the loss at the end of the two and of the limit."
-    )
-    return ["", head, "", "| figure | real | stood for | loss at the end |", "|---|---|---|---|", *rows]
-
-
-def beside_real(figures: dict[str, Figure]) -> list[str]:
-    """How far what stands for a width is from real networks of that width, beside the next smaller real width."""
-    rows = []
-    for figure in figures.values():
-        for setting, curves in figure.beside() if figure.folder is not None else []:
-            real = {c.width: c for c in curves if not c.neurons and not is_limit(c)}
-            for stood in (c for c in curves if c.neurons and c.width in real):
-                smaller = [one for n, one in real.items() if n < stood.width][-1:]
-                held = study([*smaller, stood, real[stood.width]], figure.loss(), TOLERANCE, absolute=False)
-                cells = [
-                    f"n = {stood_label(g.width, g.neurons)}: {rms(g.of_one()):.2g}, {_leaves(g, held)}"
-                    for g in held.gaps
-                ]
-                ends = [f"{c.table(figure.loss()).iloc[-1].mean():.3g}" for c in (stood, real[stood.width])]
-                errors = [percent(*at_end(c, figure.error())) for c in (stood, real[stood.width])]
-                cells = ["<br>".join(reversed(cells)), ", ".join(ends), ", ".join(errors)]
-                rows.append(f"| {_named(figure, setting)} | {stood.width:g} | {' | '.join(cells)} |")
-    if not rows:
-        return []
-    head = (
-        "May few neurons stand for many? Where a width was trained both ways: the root mean square distance in loss "
-        "to the real network, and the step at which that exceeds 5 % of the loss's range, of what stands for it and of "
-        "the next smaller real width; and loss and error at the end of the stand-in and of the real network. Two "
-        "networks of one width are apart by the chance of their start. N neurons of layer 1 are few for the 3072 "
-        "dimensions of CIFAR-10, where `stand_in.first` takes more ([where it fails](width.md))."
-    )
-    heads = "| figure | n | distance to the real network | loss at the end | error at the end |"
-    return ["", head, "", heads, "|---|---|---|---|---|", *rows]
-
-
-def command(words_by_key: dict[str, str]) -> str:
-    """What was typed, without what concerns the machine."""
-    typed = {k: v for k, v in words_by_key.items() if k not in ("threads", "device", "keep_checkpoints")}
-    typed |= {key: Path(value).name for key, value in typed.items() if key.endswith(".path")}
-    words = [f"{'+' if key == 'figure' else ''}{key}={value}" for key, value in typed.items()]
-    return " ".join(["mfrun sweep", *(w if re.fullmatch(r"[\w+=.,-]+", w) else shlex.quote(w) for w in words)])
-
-
-def data(figure: Figure) -> str:
-    """The file that took the place of the preset's data; empty where none did."""
-    return next((Path(value).name for key, value in figure.typed[0].items() if key.endswith(".path")), "")
-
-
-def seconds(figure: Figure) -> float:
-    """Training and evaluation time of all runs together."""
-    return sum(float(s.frame["wall_seconds"].max()) for c in figure.curves for s in c.sources)
-
-
-def final_values(figure: Figure) -> str:
+def final_values(record: Record) -> str:
     """A table of the last row of every curve."""
-    metrics = default_metrics(figure.curves)
-    rows = []
-    for setting, curves in figure.settings():
-        for curve in curves:
-            ends = {m: curve.table(m).iloc[-1] for m in metrics}
-            named = "infinity" if is_limit(curve) else stood_label(curve.width, curve.neurons)
-            row = {"n": named} | ({"setting": setting} if setting else {})
-            row |= {"step": str(curve.times().index[-1]), "networks": str(len(ends[metrics[0]]))}
-            for m, values in ends.items():
-                bar = curve.bar(m)
-                row[m] = f"{values.mean():.4g}" + ("" if bar is None else f" +- {bar.iloc[-1]:.1g}")
-            rows.append(row)
-    frame = pd.DataFrame(rows).fillna("")
-    head = f"| {' | '.join(map(str, frame))} |\n|{'---|' * len(frame.columns)}\n"
-    return head + "\n".join(f"| {' | '.join(map(str, row))} |" for row in frame.to_numpy())
+    heads = list(dict.fromkeys(key for row in record.ends for key in row))
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(row.get(key, '') for key in heads)} |" for row in record.ends])
 
 
-def _anchor(title: str) -> str:
-    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+def _linked(figure: Figure) -> str:
+    """Its name, with a link to its section."""
+    anchor = re.sub(r"[^\w -]", "", figure.title.lower()).replace(" ", "-")
+    return f"[{figure.name}](#{anchor})"
 
 
 if __name__ == "__main__":

@@ -80,9 +80,9 @@ class Figure:
         about = [c for c in self.curves if not c.neurons] or self.curves
         return min(int(c.times().index[-1]) for c in about)
 
-    def told(self) -> tuple[bool, int]:
-        """How much there is to see: of one width nothing can be compared, however long it was trained."""
-        return len({c.width for c in self.curves}) > 1, self.step()
+    def told(self) -> tuple[bool, int, int]:
+        """How much there is to see: several widths or one (of which nothing can be compared), steps, curves."""
+        return len({c.width for c in self.curves}) > 1, self.step(), len(self.curves)
 
     def settings(self) -> list[tuple[str, list[Curve]]]:
         """The curves of each setting beside the width."""
@@ -109,7 +109,7 @@ class Figure:
 
 
 def find(root: Path) -> dict[str, Figure]:
-    """Every preset and variant, with the sweep below a folder that tells most: the longest of several widths."""
+    """Every preset and variant, with the sweep below a folder that tells most: of several widths, the longest."""
     names = sorted([f.stem for f in (conf_dir() / "figure").glob("*.yaml")] + list(VARIANTS), key=_order)
     figures = {name: Figure(name) for name in names}
     for file in sorted(root.rglob(SWEEP)) if root.is_dir() else []:

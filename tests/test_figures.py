@@ -278,9 +278,38 @@ def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) ->
     assert "n = 50: 0 and 0.29; n = inf: 0 and 0.29" in text
     for name in set(CAPTIONS) - {"fig5_top", "fig5_bottom", "fig6c", "fig7", "fig8a", "fig8b"}:
         assert f"`mfrun sweep +figure={name}`: not run." in text
-    assert {f.name for f in (tmp_path / "page").iterdir()} == {
-        f"{name}.png" for name in ("fig5_top", "fig5_bottom", "fig6c", "fig7", "fig8a", "fig8b", "fig11_cnn")
-    }
+    run = ("fig5_top", "fig5_bottom", "fig6c", "fig7", "fig8a", "fig8b", "fig11_cnn")
+    assert {f.name for f in (tmp_path / "page").iterdir()} == {f"{n}.{end}" for n in run for end in ("png", "json")}
+
+
+def test_what_was_measured_elsewhere_stays_on_the_page(tmp_path: Path) -> None:
+    """A page is the same without the runs; a shorter run takes no figure's place, and one with more to see does."""
+    metrics = ("test_loss", "test_error")
+    write_runs(tmp_path / "a" / "fig6b", "fig6b", [0.1], [400, 800, math.inf], metrics)
+    write_runs(tmp_path / "a" / "fig7", "fig7", [0.1, 2.0], [400, 800, math.inf], metrics)
+    write_runs(tmp_path / "b" / "fig6b", "fig6b", [0.1], [400, 800], metrics)
+    write_runs(tmp_path / "b" / "fig7", "fig7", [0.1, 2.0], [200, 400, 800, math.inf], metrics)
+
+    def page(runs: str) -> str:
+        script = Path(__file__).parent.parent / "scripts" / "figures_page.py"
+        command = [sys.executable, str(script), "--runs", str(tmp_path / runs), "--out", str(tmp_path / "page.md")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        less = "fig6b: stays as it is (3 curves to step 100); the runs that are here tell less (2 curves to step 100)"
+        assert (less in done.stdout) == (runs == "b")
+        return (tmp_path / "page.md").read_text()
+
+    first = page("a")
+    pictures = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "page").glob("*.png")}
+    assert first.count("| [fig6b]") == 2
+    assert "| 200 |" not in first
+    assert page("nowhere") == first
+    second = page("b")
+    assert second.split("### Figure 6b")[1].split("###")[0] == first.split("### Figure 6b")[1].split("###")[0]
+    assert [x for x in second.splitlines() if "[fig6b]" in x] == [x for x in first.splitlines() if "[fig6b]" in x]
+    assert "| 200 |" in second.split("### Figure 7")[1].split("###")[0]
+    drawn = {f.name for f in (tmp_path / "page").glob("*.png") if f.stat().st_mtime_ns != pictures[f.name]}
+    assert drawn == {"fig7.png"}
 
 
 def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -> None:
