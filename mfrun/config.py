@@ -132,6 +132,7 @@ CHOICES = {
 def store_schema() -> None:
     """Make the schema known to Hydra; ``conf/config.yaml`` starts from it."""
     OmegaConf.register_new_resolver("depth_of", _depth_of, replace=True)
+    OmegaConf.register_new_resolver("in_name", _in_name, replace=True)
     ConfigStore.instance().store(name="mfrun_schema", node=Config)
     ConfigStore.instance().store(group="schema", name="iid", node=IIDConfig)
 
@@ -140,6 +141,11 @@ def _depth_of(layers: object) -> int:
     """What ``${depth_of:${architecture.layers}}`` stands for: a layer for each entry, and the output."""
     # What is no list of layers is refused where it is used, in the words of its own key.
     return 1 + len(layers) if isinstance(layers, ListConfig) and layers else 2
+
+
+def _in_name(value: object) -> str:
+    """What ``${in_name:${dataset.path}}`` stands for: a value as a part of a folder's name, of which / is no part."""
+    return str(value).strip("/").replace("/", "_")
 
 
 def conf_dir() -> Path:

@@ -339,3 +339,18 @@ def test_data_that_are_drawn_as_they_are_loaded(
     assert code == 0
     assert here("train", *words, "steps=40", "dir=whole") == 0
     assert curves("r") == curves("whole")
+
+
+def test_a_sweep_over_files_has_a_folder_for_each(tmp_path: Path) -> None:
+    """The folder of a run lies in the sweep's, whatever slashes a swept value has."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        table().drop(columns="kind").to_csv(tmp_path / name / "t.csv", index=False)
+    files = [f"{tmp_path}/{name}/t.csv" for name in ("a", "b")]
+    words = [*FITS[:1], *FITS[2:], "dataset.target=score", "dataset.test_fraction=0.5", "alpha=1e-5"]
+    assert here("sweep", *words, f"dataset.path={','.join(files)}", "widths=[3]", "dir=s") == 0
+    sweep = mfrun.load("s")
+    assert [run.config["dataset"]["path"] for run in sweep] == files
+    assert {Path(run.path).resolve().parent for run in sweep} == {Path("s").resolve()}
+    assert here("sweep", "dir=s", "resume=true", "widths=[3,4]") == 0
+    assert len(mfrun.load("s").runs) == 4

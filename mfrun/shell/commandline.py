@@ -185,5 +185,5 @@ def chooses(o: Override) -> bool:
 
 def subdirectory(parsed: list[Override]) -> str:
     """The folder of every job below the sweep's, with the job's own values in place of the keys."""
-    keys = swept_keys(parsed)
-    return ",".join(f"{k}=${{hydra.runtime.choices.{k}}}" if is_group(k) else f"{k}=${{{k}}}" for k in keys)
+    values = {k: f"hydra.runtime.choices.{k}" if is_group(k) else k for k in swept_keys(parsed)}
+    return ",".join(f"{k}=${{in_name:${{{value}}}}}" for k, value in values.items())
