@@ -68,6 +68,8 @@ BESIDE_REAL = (
     "dimensions of CIFAR-10, where `stand_in.first` takes more ([where it fails](width.md))."
 )
 
+TIMES = "Times are those of the wall, on cores that other work may have shared."
+
 # Figures in the order of the page, each with what was measured of it.
 Records = list[tuple[Figure, Record | None]]
 
@@ -138,7 +140,7 @@ def page(records: Records, pictures: str) -> str:
     lines += table(STOOD_FOR, heads, records, lambda r: r.stood_for)
     heads = ["figure", "n", "distance to the real network", "loss at the end", "error at the end"]
     lines += table(BESIDE_REAL, heads, records, lambda r: r.beside_real)
-    lines += ["", "## The figures"]
+    lines += ["", "## The figures", "", TIMES]
     for figure, record in records:
         lines += ["", f"### {figure.title}", ""]
         if figure.name in VARIANTS:
