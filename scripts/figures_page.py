@@ -47,7 +47,8 @@ leaves or the run ends (its r is that up to there), *not confirmed* where r < 0 
 interval holds 0; *not seen* is what a run that was cut short may still show. "Close to zero" is taken as below 1 %, "a
 significant fraction" as above 5 %, "about" as within 1 % and the sampling error. Two trajectories are two where the
 distance at step 0 is below a twentieth of the largest one, in the limit or else the widest network. Overfitting is a
-test loss that ends above its least value by more than its error while the training loss fell.
+test loss that ends above its least value by more than its error while the training loss fell. The limit has an error,
+that of its particles, and a bar for it, which [does not hold everywhere](limit.md#does-it-hold): not late on CIFAR-10.
 """
 
 CHANGED = (
