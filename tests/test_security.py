@@ -257,13 +257,18 @@ def test_the_folder_is_the_one_that_was_asked_for(override: str) -> None:
     assert sorted(p.name for p in Path().iterdir()) == ["w"]
 
 
-def test_a_swept_value_does_not_lead_out_of_the_sweep() -> None:
+def test_a_swept_value_does_not_lead_out_of_the_sweep(capfd: pytest.CaptureFixture[str]) -> None:
     Path("w").mkdir()
     before = sorted(Path().iterdir())
     assert here("sweep", *SWEEP, "title=../../../out,/b", "dir=w/s") == 0
     edit_yaml("w/s/sweep.yaml", overrides=[*SWEEP, "title=../../../out,/b,.."])
     assert here("sweep", "dir=w/s", "resume=true") == 0
     assert {p.name for p in Path("w/s").glob("*/")} == {f"width=3,title={t}" for t in (".._.._.._out", "b", "..")}
+    # Nor does a link in its place.
+    Path("w/s/width=3,title=b").rename("w/b")
+    Path("w/s/width=3,title=b").symlink_to("../b")
+    assert here("sweep", "dir=w/s", "resume=true") == 2
+    assert "leads out of it" in capfd.readouterr().err
     assert sorted(Path().iterdir()) == before
 
 

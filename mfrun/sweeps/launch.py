@@ -431,7 +431,11 @@ def _refuse_folders(top: Path, names: list[str], grown: bool) -> None:
         names: of its runs.
         grown: the sweep is resumed, and may only have become larger.
     """
-    long = next((n for n in names if len(n.encode()) > LONGEST), None)
+    # No value does so, since / is no part of a name; a link in the sweep's folder may.
+    outside = next((n for n in names if not (top / n).resolve().is_relative_to(top.resolve())), None)
+    if outside:
+        raise UserError(f"{outside}: the values of a swept key name folders below {top}, and this one leads out of it")
+    long = next((part for n in names for part in Path(n).parts if len(part.encode()) > LONGEST), None)
     if long:
         why = f"the values of swept keys name a run's folder, and this name is longer than {LONGEST} bytes"
         raise UserError(f"{long[:60]}...: {why}; a YAML file of your own gives them a short name")
