@@ -21,6 +21,7 @@ from mfrun.config import validated
 from mfrun.dynamics.evaluate import interval, of_sets, over_sets
 from mfrun.dynamics.experiment import Experiment, assemble
 from mfrun.networks.limit import discretised, limit
+from mfrun.runs.columns import doubt, doubtful, taken_out
 from mfrun.shell.compose import compose
 
 TASK = ["threads=1", "dataset.d=3", "depth=3", "width=inf", "alpha=0.02", "evaluation.samples=400", "dtype=float64"]
@@ -81,6 +82,7 @@ def test_without_a_union_the_mean_of_the_sets() -> None:
     # Two unions, and then the sets of each.
     again = over_sets({"loss": [1.0, 4.0, 1.5, 1.5, 3.0, 6.0]}, 2, union=True)
     assert again["loss"] == [0.5, 4.5]
+    assert again["loss_sets"] == [1.5, 4.5]
 
 
 def test_what_is_never_negative_stays_so() -> None:
@@ -133,6 +135,51 @@ def test_the_bar_holds_the_truth() -> None:
     # No bias is left, to three standard errors, and the bar is no wider than it has to be.
     assert abs(np.mean(errors)) < 3 * np.std(errors) / math.sqrt(40) + 1e-4
     assert np.sqrt(np.mean(np.square(bars))) < 3.5 * np.sqrt(np.mean(np.square(errors)))
+
+
+def test_differences_that_are_not_small_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Sixty random labels are learned by heart. 64 particles say where their bar is too short; 512 say nothing."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((120, 10)), rng.integers(0, 2, 120)
+    np.savez("a.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    words = ["threads=1", "dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy", "depth=3", "alpha=0.1"]
+    words += ["steps=400", "evaluation.points_per_decade=5"]
+    frames = {}
+    for count in (64, 512):
+        few = [f"particles.first={count}", f"particles.last={count}", f"dir=s{count}"]
+        assert here("train", *words, *few, "width=inf") == 0
+        frames[count] = pd.read_csv(f"s{count}/metrics.csv").set_index("step")
+        said = capsys.readouterr().err
+        assert ("and the bar, which are for small differences, may be wrong there" in said) == (count == 64)
+    coarse, fine = frames[64], frames[512]
+    steps = doubtful(coarse.reset_index())
+    assert steps is not None
+    first, last = steps
+    assert 100 < first < last == 400
+    assert f"between steps {first} and 400 more than 10%" in Path("s64/run.log").read_text()
+    apart = (coarse.train_loss - fine.train_loss).abs() / np.hypot(coarse.train_loss_bar, fine.train_loss_bar)
+    assert apart[apart.index >= first].max() > 1
+    # A comparison says it of what it holds to that limit, as far as it goes.
+    assert here("train", *words, "width=8", "dir=real") == 0
+    capsys.readouterr()
+    assert here("compare", "s64", "real", "--metrics", "test_loss") == 0
+    assert f"! between steps {first} and 400 more than 10%" in capsys.readouterr().out
+
+
+def test_how_much_is_taken_out() -> None:
+    """The larger of two losses' shares and of two replicates'; losses that are next to nothing are not divided by."""
+    rows = pd.DataFrame({"step": [0, 0, 5, 5], "replicate": [0, 1, 0, 1], "train_loss": [1.0, 1.0, 0.5, 0.001]})
+    rows["test_loss"] = [1.0, 1.0, 2.0, 2.0]
+    assert taken_out(rows).empty
+    assert doubtful(rows) is None
+    rows["train_loss_sets"] = [1.0, 1.0, 0.52, 0.0015]
+    rows["test_loss_sets"] = [1.0, 1.02, 2.1, 1.7]
+    assert taken_out(rows).tolist() == pytest.approx([0.02, 0.15])
+    assert doubtful(rows) == (5, 5)
+    assert doubt((5, 5)).startswith("at step 5 ")
+    rows.loc[3, "test_loss_sets"] = math.nan
+    assert taken_out(rows).tolist() == pytest.approx([0.02, 0.05])
+    assert doubtful(rows) is None
 
 
 def test_finite_networks_have_no_union() -> None:

@@ -75,7 +75,7 @@ def refuse_other_data(experiment: Experiment, run: RunDirectory, keys: dict[str,
     rounding = 1e-3 if experiment.cfg.precision == "float32" else 2e-2
     for name in (column for column in now if column in before):
         # Another processor may class a sample in a thousand differently.
-        apart = 1e-3 if name.endswith(("_error", "_error_se")) else 1e-6
+        apart = 1e-3 if name.endswith(("_error", "_error_se", "_error_sets")) else 1e-6
         if not np.allclose(now[name], before[name], rtol=rounding, atol=apart, equal_nan=True):
             was = f"{name} at step {step} is {now[name][0]:.6g} on them and was {float(before[name].iloc[0]):.6g}"
             raise ConfigError(*next(iter(keys.items())), f"not the data that the run was started on: {was}")

@@ -12,6 +12,7 @@ Columns of metrics.csv:
     METRIC_se                  standard error of that average, as one over samples drawn anew; a network of any width
                                is evaluated at the same samples, so gaps between widths are free of it
     METRIC_bar                 n = infinity only: half-width of the 95 % confidence interval over the particle sets
+    METRIC_sets                the same, with their union: the mean of the sets, before their bias is taken out of it
     wall_seconds               training and evaluation time so far; the one column that differs when a run is repeated
 """
 
@@ -129,9 +130,10 @@ def over_sets(columns: dict[str, list[float]], sets: int, union: bool = False) -
         union: whether their unions come before them.
 
     Returns:
-        The values of :func:`of_sets`, and for each column but those of ``_se`` a ``_bar``.
+        The values of :func:`of_sets`, and for each column but those of ``_se`` a ``_bar``; with a union also ``_sets``,
+        the sets' mean.
     """
-    means, bars = {}, {}
+    means, bars, plain = {}, {}, {}
     for name, values in columns.items():
         every = torch.tensor(values, dtype=torch.float64)
         if name.endswith("_se"):
@@ -144,7 +146,9 @@ def over_sets(columns: dict[str, list[float]], sets: int, union: bool = False) -
         means[name] = (mean.clamp_min(0.0) if bool((every >= 0).all()) else mean).tolist()
         if bar is not None:
             bars[f"{name}_bar"] = bar.tolist()
-    return means | bars
+        if union:
+            plain[f"{name}_sets"] = every[len(mean) :].view(-1, sets).mean(1).tolist()
+    return means | bars | plain
 
 
 def of_sets(values: Tensor, sets: int, union: bool) -> tuple[Tensor, Tensor | None]:

@@ -26,7 +26,8 @@ from mfrun.problems.losses import Loss, refuse_unless_it_fits
 from mfrun.problems.problem import Problem, refuse_unless_sound
 from mfrun.problems.streams import Parallel, Stream
 from mfrun.registry import conform, create, distrust, find, names, names_in, reason
-from mfrun.runs.directory import ERRORS, RunDirectory
+from mfrun.runs.columns import ASIDE
+from mfrun.runs.directory import RunDirectory
 from mfrun.runs.progress import say
 from mfrun.seeds import alike, entropy
 
@@ -34,7 +35,7 @@ TestFunction = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 # Of columns that say how far off another is, or what a pair of networks has in common.
-ENDINGS = (*ERRORS, "_paired")
+ENDINGS = (*ASIDE, "_paired")
 # Multiplications of a step up to which a tape makes it faster.
 SMALL_STEP = 100e6
 

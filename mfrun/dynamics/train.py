@@ -20,6 +20,7 @@ from mfrun.dynamics.kernels import Measured, at_infinity
 from mfrun.errors import Interrupted, UserError
 from mfrun.networks.network import Network
 from mfrun.problems.streams import BLOCK
+from mfrun.runs.columns import doubt, doubtful
 from mfrun.runs.directory import RunDirectory
 from mfrun.runs.loggers import Tolerated
 from mfrun.runs.progress import WRITES_TO, Progress, say
@@ -201,6 +202,9 @@ class _Loop:
     def _finish(self, state: str) -> dict[str, Any]:
         self.run.write_status(state, **self._facts())
         self.run.log(f"step {self.step}/{self.cfg.steps}: {state}")
+        if self.experiment.blueprint.union and (steps := doubtful(self.run.metrics())) is not None:
+            self.run.log(doubt(steps))
+            say(f"{self.label}  {doubt(steps)}")
         self.logger.tell("finish", self.run.path)
         if state == "diverged":
             say(f"{self.label}  diverged: the loss is not finite at step {self.step}; its rows are kept")

@@ -37,6 +37,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mfrun.errors import UserError
 from mfrun.files import PARTIAL, appended, load_yaml, locked, plain, replacing, write_atomically
+from mfrun.runs.columns import KEYS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,10 +55,6 @@ SWEEP_LOCK = "sweep.lock"
 DONE = ("finished", "diverged")
 # The newest state and the one before it.
 KEPT_STATES = 2
-# Columns of metrics.csv that are no metrics.
-KEYS = ("step", "t", "replicate", "wall_seconds")
-# Endings of those that say how far a metric may be off: by the particles of the limit, and by the samples.
-ERRORS = ("_bar", "_se")
 
 
 class RunDirectory:

@@ -25,7 +25,8 @@ from mfrun.config import flatten
 from mfrun.errors import ConfigError
 from mfrun.files import appended, plain, write_atomically
 from mfrun.registry import register
-from mfrun.runs.directory import KEYS, RunDirectory
+from mfrun.runs.columns import KEYS
+from mfrun.runs.directory import RunDirectory
 from mfrun.runs.loggers import Logger, Row
 
 MODES = ("online", "offline", "disabled")

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from mfrun.config import stood_label
 from mfrun.errors import UserError
+from mfrun.runs.columns import doubt
 from mfrun.study import kernels, predicted, style, widths
 from mfrun.study.bootstrap import BOOTSTRAPPED
 from mfrun.study.convergence import Fit, Marks, Study, rms, study, table
@@ -180,6 +181,8 @@ def caveats(s: Study) -> list[str]:
         chance = "samples of the evaluation" if key == "seed.eval" else "batches"
         error = f", a standard error of up to {s.samples_error:.2g}" if key == "seed.eval" else ""
         lines.append(f"{key} is {' and '.join(values)}: gaps hold the chance of the {chance}{error}")
+    if s.doubtful is not None and s.doubtful[0] <= s.last:
+        lines.append(doubt((s.doubtful[0], min(s.doubtful[1], s.last))))
     if not s.has_tolerance:
         lines.append("the reference does not move: no range for the horizon's tolerance; --absolute takes it as it is")
     if s.drowns:

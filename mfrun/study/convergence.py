@@ -152,6 +152,7 @@ class Study:
         unlike: the keys by which widths have other samples or batches than the reference, so that the chance of these
             is in the gaps, with their values.
         diverged: the widths that have, for good.
+        doubtful: between which steps the limit's bar may be too short (:func:`mfrun.runs.columns.doubtful`).
     """
 
     metric: str
@@ -162,6 +163,7 @@ class Study:
     samples_error: float = 0.0
     unlike: dict[str, list[str]] = field(default_factory=dict)
     diverged: list[str] = field(default_factory=list)
+    doubtful: tuple[int, int] | None = None
     fit_mean: Fit = field(default_factory=Fit)
     fit_one: Fit = field(default_factory=Fit)
     law: Law = field(default_factory=Law)
@@ -234,6 +236,7 @@ def study(
     if error is not None:
         result.samples_error = float(error.reindex(common).max())
     result.unlike = _unlike([*finite, largest])
+    result.doubtful = largest.doubtful()
     result.diverged = [stood_label(c.width, c.neurons) for c in curves if c.diverged()]
     kept = widths.once((g.width, g.neurons) for g in gaps)
     once = [g for g in gaps if (g.width, g.neurons) in kept and g.width < largest.width]

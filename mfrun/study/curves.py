@@ -15,7 +15,8 @@ from mfrun.config import ROOTS, flatten, parse_width, width_label
 from mfrun.errors import ConfigError, UserError, typed
 from mfrun.files import plain
 from mfrun.registry import create
-from mfrun.runs.directory import DONE, ERRORS, KEYS, METRICS, RunDirectory, find_runs, newest
+from mfrun.runs.columns import ASIDE, KEYS, doubtful
+from mfrun.runs.directory import DONE, METRICS, RunDirectory, find_runs, newest
 
 # Differences between runs that are repetitions, not settings, or that change no number.
 SEEDS = ("seed.init", "seed.data", "seed.eval", "replicates", "replicate_data")
@@ -93,7 +94,7 @@ class Curve:
     def metrics(self) -> list[str]:
         """Columns that hold a metric, in any of the runs."""
         columns = dict.fromkeys(str(c) for source in self.sources for c in source.frame)
-        return [c for c in columns if c not in KEYS and not c.endswith(ERRORS)]
+        return [c for c in columns if c not in KEYS and not c.endswith(ASIDE)]
 
     def table(self, metric: str) -> pd.DataFrame:
         """The metric by step (rows) and replicate (columns, labelled by data and init). What diverged is NaN."""
@@ -111,6 +112,11 @@ class Curve:
         """The same of each replicate."""
         found = self._tables(f"{metric}_bar")
         return found[0] if found else None
+
+    def doubtful(self) -> tuple[int, int] | None:
+        """Between which steps the limit's bar may be too short; None for nowhere, and for finite widths."""
+        found = [steps for source in self.sources if (steps := doubtful(source.frame)) is not None]
+        return (min(first for first, _ in found), max(last for _, last in found)) if found else None
 
     def standard_error(self, metric: str) -> pd.Series | None:
         """That of the average over the evaluation's samples by step; None in runs that are older than the column.

@@ -26,7 +26,8 @@ from mfrun.blas import special
 from mfrun.config import flatten
 from mfrun.errors import UserError
 from mfrun.files import plain
-from mfrun.runs.directory import ERRORS, KEYS, RunDirectory, find_runs
+from mfrun.runs.columns import ASIDE, KEYS
+from mfrun.runs.directory import RunDirectory, find_runs
 from mfrun.study.horizon import crossing
 from mfrun.study.power_law import line
 
@@ -153,7 +154,7 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
         steps = steps[steps < lost]
         if not len(steps):
             raise UserError(f"{folder}: has diverged at step {lost}, where it began; a smaller alpha may help")
-    there = [c for c in map(str, limit) if c not in KEYS and not c.endswith(ERRORS)]
+    there = [c for c in map(str, limit) if c not in KEYS and not c.endswith(ASIDE)]
     missing = [m for m in metrics or [] if m not in there]
     if missing:
         raise UserError(f"--metrics {missing[0]}: not logged; there are {', '.join(there)}")

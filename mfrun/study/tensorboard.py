@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from mfrun.errors import ConfigError
 from mfrun.registry import reason, register
-from mfrun.runs.directory import KEYS
+from mfrun.runs.columns import KEYS
 from mfrun.runs.loggers import Logger, Row
 from mfrun.shell import options
 
