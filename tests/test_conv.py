@@ -30,6 +30,7 @@ from mfrun.networks.particles import Particles
 from mfrun.networks.products import arrange
 from mfrun.problems.tasks import Task
 from mfrun.registry import create, find
+from mfrun.runs.columns import ASIDE
 
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
 INIT = Init(Normal(), tau1=1.4, mu2=0.8, tau2=0.5, mu3=0.1, tau3=0.5)
@@ -366,7 +367,8 @@ def test_a_run_and_its_resumption(images, width):
         assert here(*keys, *argv) == 0
     whole, parts = curves("whole"), curves("parts")
     assert OmegaConf.load("whole/config.yaml").depth == 3
-    assert [c for c in whole[0] if c.startswith("nonpositive") and not c.endswith(ASIDE)] == ["nonpositive_1", "nonpositive_2"]
+    nonpositive = [c for c in whole[0] if c.startswith("nonpositive") and not c.endswith(ASIDE)]
+    assert nonpositive == ["nonpositive_1", "nonpositive_2"]
     assert float(whole[0]["train_loss"]) == pytest.approx(math.log(3), rel=0.2)
     assert float(whole[-1]["train_loss"]) != float(whole[0]["train_loss"])
     in_both = {row["step"] for row in whole}
