@@ -136,10 +136,10 @@ def over_sets(columns: dict[str, list[float]], sets: int, union: bool = False) -
     means, bars, plain = {}, {}, {}
     for name, values in columns.items():
         every = torch.tensor(values, dtype=torch.float64)
+        of_set = every[len(every) // (sets + union) * union :].view(-1, sets).mean(1)
         if name.endswith("_se"):
             # It is about the samples, and the same for all of them but for what their curves differ by.
-            unions = len(every) // (sets + union) * union
-            means[name] = every[unions:].view(-1, sets).mean(1).tolist()
+            means[name] = of_set.tolist()
             continue
         mean, bar = of_sets(every, sets, union)
         # What is never negative has no negative value at n = infinity either.
@@ -147,7 +147,7 @@ def over_sets(columns: dict[str, list[float]], sets: int, union: bool = False) -
         if bar is not None:
             bars[f"{name}_bar"] = bar.tolist()
         if union:
-            plain[f"{name}_sets"] = every[len(mean) :].view(-1, sets).mean(1).tolist()
+            plain[f"{name}_sets"] = of_set.tolist()
     return means | bars | plain
 
 
