@@ -414,7 +414,7 @@ def test_a_gpu_rounds_as_asked_for(precision: str) -> None:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.fp32_precision, cudnn.allow_tf32, cudnn.deterministic
     try:
-        assert arrange(precision, torch.device("cuda"), 100).tf32 == (precision == "tf32")
+        arrange(precision, torch.device("cuda"), 100)
         assert matmul.fp32_precision == ("tf32" if precision == "tf32" else "ieee")
         assert cudnn.allow_tf32 == (precision == "tf32")
         assert cudnn.deterministic

@@ -34,7 +34,6 @@ class Steps(ABC):
 
     def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
         self.network, self.stream, self.loss, self.rates, self.batch = network, stream, loss, rates, batch
-        self.ws = network.workspace(batch)
         self._block = -1
 
     def advance(self, k: int, end: int) -> int:
@@ -59,6 +58,10 @@ class Steps(ABC):
 
 class Eager(Steps):
     """Step by step, called from Python."""
+
+    def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
+        super().__init__(network, stream, loss, rates, batch)
+        self.ws = network.workspace(batch)
 
     def enter(self, block: int) -> None:
         # The mean over the batch is taken here.
@@ -115,6 +118,7 @@ class Counted(Steps):
 
     def __init__(self, network: Network, stream: Stream, loss: Loss, rates: Rates, batch: int) -> None:
         super().__init__(network, stream, loss, rates, batch)
+        self.ws = network.workspace(batch)
         like = next(iter(network.state().values()))
         self.i = torch.zeros(1, dtype=torch.int64, device=like.device)
         self.common = torch.zeros(BLOCK, dtype=like.dtype, device=like.device)

@@ -37,13 +37,11 @@ class Products:
 
     Attributes:
         bf16: round both factors to bfloat16 first, and add up in float32, as the hardware units for it do.
-        tf32: let a GPU round both factors to 10 bits after the point.
         library: that serves the large ones, for the log.
         direct: whether BLAS is called directly for the small ones, past torch, so that torch does not see them.
     """
 
     bf16: bool = False
-    tf32: bool = False
     library: str = "torch"
     direct: bool = True
 
@@ -85,7 +83,7 @@ def arrange(precision: str, device: torch.device, largest: int) -> Products:
         # Convolutions have a switch of their own; and the same command is to give the same digits.
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.deterministic = True
-        return Products(precision == "bf16", precision == "tf32", "cuBLAS")
+        return Products(bf16=precision == "bf16", library="cuBLAS")
     library = "MKL" if torch.backends.mkl.is_available() else "BLAS"  # type: ignore[no-untyped-call]
     if precision == "bf16":
         # The factors are bfloat16 numbers already; hardware that has units for them may use them.
