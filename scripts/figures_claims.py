@@ -134,7 +134,7 @@ def overfits(figure: Figure) -> Finding:
 
     def valley(curve: Curve) -> str:
         loss, train = (curve.table(f"{split}_loss").mean(axis=1) for split in ("test", "train"))
-        least, error = loss.idxmin(), _se(curve, "test_loss")
+        least, error = loss.idxmin(), _se(curve, "test_loss", _end_of(curve))
         there.append(loss.iloc[-1] - loss[least] > 1.96 * error and train.iloc[-1] < train[least])
         return f"{loss[least]:.3g} at step {least}, {loss.iloc[-1]:.3g} +- {1.96 * error:.1g} at the end"
 
@@ -196,7 +196,7 @@ def _each(figure: Figure, words: Callable[[Curve], str], only: list[float] | Non
     for setting, curves in figure.settings():
         of = f" [{setting}]" if setting else ""
         chosen = [c for c in curves if only is None or c.width in only]
-        parts += [f"n = {stood_label(c.width, c.neurons)}{of}: {words(c)}" for c in chosen]
+        parts += [f"n = {stood_label(c.width, c.neurons)}{of}{_cut(c, figure)}: {words(c)}" for c in chosen]
     return "; ".join(parts)
 
 
@@ -213,16 +213,23 @@ def _end_of(curve: Curve) -> int:
     return int(curve.times().index[-1])
 
 
-def at_end(curve: Curve, metric: str) -> tuple[float, float]:
-    """The value at the end, and its standard error: of the samples, and of the replicates where there are several."""
-    values = curve.table(metric).iloc[-1]
+def _cut(curve: Curve, figure: Figure) -> str:
+    """Where what stands for a width ends before the figure does."""
+    return f" (to step {_end_of(curve)})" if _end_of(curve) < figure.step() else ""
+
+
+def at_end(curve: Curve, metric: str, step: int | None = None) -> tuple[float, float]:
+    """The value at the end, or a step, and its standard error: of the samples, and of several replicates."""
+    table = curve.table(metric)
+    step = int(table.index[-1]) if step is None else step
+    values = table.loc[step]
     spread = values.std() / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return float(values.mean()), math.hypot(_se(curve, metric), spread)
+    return float(values.mean()), math.hypot(_se(curve, metric, step), spread)
 
 
-def _se(curve: Curve, metric: str) -> float:
+def _se(curve: Curve, metric: str, step: int) -> float:
     found: pd.Series | None = curve.standard_error(metric)
-    return 0.0 if found is None else float(found.iloc[-1])
+    return 0.0 if found is None else float(found.loc[step])
 
 
 def percent(value: float, error: float) -> str:

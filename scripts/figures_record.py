@@ -19,7 +19,7 @@ from figures_runs import Figure
 from mfrun.config import stood_label
 from mfrun.files import write_atomically
 from mfrun.study.convergence import Gap, Study, rms, study
-from mfrun.study.curves import default_metrics, is_limit
+from mfrun.study.curves import Curve, default_metrics, is_limit
 
 
 @dataclass
@@ -158,12 +158,20 @@ def stood_for(figure: Figure) -> list[Row]:
         chosen = [real[-1], stood[-1]]
         gaps = study([*chosen, limit], figure.loss(), TOLERANCE, absolute=False)
         left = [g.horizon(gaps.tolerance) for g in gaps.gaps]
+        end, upto = _common_end([*chosen, limit], figure)
+        never = f"not{upto}" if upto else "never"
         cells = [
-            f"{stood_label(c.width, c.neurons)}: {h[0] if h else 'never'}" for c, h in zip(chosen, left, strict=True)
+            f"{stood_label(c.width, c.neurons)}: {h[0] if h else never}" for c, h in zip(chosen, left, strict=True)
         ]
-        ends = [f"{c.table(figure.loss()).iloc[-1].mean():.3g}" for c in (*chosen, limit)]
-        rows.append(Row(setting, [*cells, ", ".join(ends)]))
+        ends = [f"{c.table(figure.loss()).loc[end].mean():.3g}" for c in (*chosen, limit)]
+        rows.append(Row(setting, [*cells, ", ".join(ends) + upto]))
     return rows
+
+
+def _common_end(curves: list[Curve], figure: Figure) -> tuple[int, str]:
+    """The last step that all of them have, and words for it where the figure goes on."""
+    end = int(max(set.intersection(*(set(c.times().index) for c in curves))))
+    return end, f" up to step {end}" if end < figure.step() else ""
 
 
 def beside_real(figure: Figure) -> list[Row]:
@@ -177,9 +185,10 @@ def beside_real(figure: Figure) -> list[Row]:
             distances = [
                 f"n = {stood_label(g.width, g.neurons)}: {rms(g.of_one()):.2g}, {_leaves(g, held)}" for g in held.gaps
             ]
-            ends = [f"{c.table(figure.loss()).iloc[-1].mean():.3g}" for c in (stood, real[stood.width])]
-            errors = [percent(*at_end(c, figure.error())) for c in (stood, real[stood.width])]
-            cells = [f"{stood.width:g}", "<br>".join(reversed(distances)), ", ".join(ends), ", ".join(errors)]
+            end, upto = _common_end([stood, real[stood.width]], figure)
+            ends = [f"{c.table(figure.loss()).loc[end].mean():.3g}" for c in (stood, real[stood.width])]
+            errors = [percent(*at_end(c, figure.error(), end)) for c in (stood, real[stood.width])]
+            cells = [f"{stood.width:g}", "<br>".join(reversed(distances)), ", ".join(ends) + upto, ", ".join(errors)]
             rows.append(Row(setting, cells))
     return rows
 

@@ -201,6 +201,7 @@ def write_runs(
     neurons: int | None = None,
     first: int | None = None,
     limit: float = 0.0,
+    end: int = 100,
 ) -> None:
     """A sweep of a preset as the runner writes it: loss = error = e^(-k/50) + 3/n + rise tau2 k.
 
@@ -214,6 +215,7 @@ def write_runs(
         neurons: that stand for the widths.
         first: those of layer 1.
         limit: what n = infinity has beyond that at each step.
+        end: the last step.
     """
     write_sweep(folder, {"overrides": [f"figure={figure}", "budget=0.001", "threads=1"], "swept": ["width"]})
     for n in widths:
@@ -221,14 +223,14 @@ def write_runs(
             run = RunDirectory(folder / f"width={n},init.tau2={tau2}")
             keys = {"width": "inf" if n == math.inf else n, "init": {"tau2": tau2}, "dataset": {"name": "x"}}
             run.create(keys | ({} if neurons is None else {"neurons": neurons, "stand_in": {"first": first}}))
-            for k in (0, 1, 10, 100):
+            for k in (k for k in (0, 1, 10, 100) if k <= end):
                 value = math.exp(-k / 50) + 3 / n + rise * tau2 * k + limit * k * math.isinf(n)
                 row = {"step": k, "t": k * 0.01, "replicate": 0} | dict.fromkeys(metrics, value)
                 row |= {f"{m}_bar": 0.001 for m in metrics} if n == math.inf else {}
                 row |= {"train_loss": math.exp(-k / 50), f"{metrics[0]}_se": 0.01}
                 row |= {"nonpositive_1": 0.5, "nonpositive_2": 0.002 * k}
                 run.append([row | {"wall_seconds": 0.2 * k}])
-            run.write_status("finished", step=100, steps=100)
+            run.write_status("finished", step=end, steps=end)
 
 
 def test_the_page_says_what_was_measured_and_what_was_not_run(tmp_path: Path) -> None:
@@ -321,6 +323,9 @@ def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -
     write_runs(tmp_path / "c", "fig8b", [0.1], [800, 1600], metrics)
     for first in (512, 1024):
         write_runs(tmp_path / "c" / f"z{first}", "fig8b", [0.1], [1600], metrics, neurons=256, first=first)
+    # A figure in which such a width was cut short.
+    write_runs(tmp_path / "d", "fig8a", [0.1], [200, 400, math.inf], metrics)
+    write_runs(tmp_path / "d" / "stand_ins", "fig8a", [0.1], [400], metrics, neurons=256, end=10)
     # One of which there is nothing but the limit yet.
     write_runs(tmp_path / "b", "fig6a", [0.1], [math.inf], metrics)
     script = Path(__file__).parent.parent / "scripts" / "figures_page.py"
@@ -342,4 +347,8 @@ def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -
     rows = [line for line in text.splitlines() if line.startswith("| [fig8b]") and "| 1600 |" in line]
     assert [row.split(") ")[1].split(" |")[0] for row in rows] == [f"[stand_in.first={k}]" for k in (512, 1024)]
     assert all(held in row for row in rows)
+    cut, of_real = (line for line in text.splitlines() if line.startswith("| [fig8a]"))
+    assert cut.endswith("| 400: not up to step 10 | 400 by 256: not up to step 10 | 0.827, 0.827, 0.82 up to step 10 |")
+    assert of_real.endswith(" | 0.827, 0.827 up to step 10 | 82.7 %, 82.7 % |")
+    assert "n = 400 by 256 (to step 10): 0.0 to 2.0" in claims
     assert "| nan |" not in text
