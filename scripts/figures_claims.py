@@ -110,7 +110,8 @@ def _rate(s: Study) -> str:
 def near_zero(figure: Figure) -> Finding:
     """The classification error at the end."""
     words = _each(figure, lambda c: percent(*at_end(c, figure.error())))
-    worst = max(v + 1.96 * e for v, e in (at_end(c, figure.error()) for c in figure.curves))
+    ends = [at_end(c, figure.error()) for c in figure.curves if not _is_cut(c, figure)]
+    worst = max(value + 1.96 * error for value, error in ends)
     return Finding(f"classification error at the end {words}", _end(figure, worst < ZERO))
 
 
@@ -135,7 +136,8 @@ def overfits(figure: Figure) -> Finding:
     def valley(curve: Curve) -> str:
         loss, train = (curve.table(f"{split}_loss").mean(axis=1) for split in ("test", "train"))
         least, error = loss.idxmin(), _se(curve, "test_loss", _end_of(curve))
-        there.append(loss.iloc[-1] - loss[least] > 1.96 * error and train.iloc[-1] < train[least])
+        if not _is_cut(curve, figure):
+            there.append(loss.iloc[-1] - loss[least] > 1.96 * error and train.iloc[-1] < train[least])
         return f"{loss[least]:.3g} at step {least}, {loss.iloc[-1]:.3g} +- {1.96 * error:.1g} at the end"
 
     words = _each(figure, valley, only=figure.widest())
@@ -155,7 +157,7 @@ def nonpositive(figure: Figure) -> Finding:
             if m.startswith("nonpositive_") and m != "nonpositive_1":
                 mean = curve.table(m).mean(axis=1)
                 ends[m.rpartition("_")[2]] = (mean.iloc[0], mean.iloc[-1])
-        for l, (a, b) in ends.items():
+        for l, (a, b) in ends.items() if not _is_cut(curve, figure) else ():
             moved[l] = moved.get(l, True) and a < SIGNIFICANT / 10 and b > SIGNIFICANT
         return ", ".join(f"{100 * a:.1f} to {100 * b:.1f}" for a, b in ends.values())
 
@@ -213,9 +215,14 @@ def _end_of(curve: Curve) -> int:
     return int(curve.times().index[-1])
 
 
+def _is_cut(curve: Curve, figure: Figure) -> bool:
+    """Whether what stands for a width ends before the figure does, so that it says nothing of the figure's end."""
+    return _end_of(curve) < figure.step()
+
+
 def _cut(curve: Curve, figure: Figure) -> str:
-    """Where what stands for a width ends before the figure does."""
-    return f" (to step {_end_of(curve)})" if _end_of(curve) < figure.step() else ""
+    """Where it ends, in words."""
+    return f" (to step {_end_of(curve)})" if _is_cut(curve, figure) else ""
 
 
 def at_end(curve: Curve, metric: str, step: int | None = None) -> tuple[float, float]:

@@ -109,9 +109,9 @@ def recorded(figure: Figure, folder: Path, args: argparse.Namespace) -> Record |
     return now
 
 
-def said(told: tuple[bool, int, int]) -> str:
+def said(told: tuple[bool, int, int, int]) -> str:
     """How much there is to see, in words."""
-    return f"{told[2]} curves to step {told[1]}"
+    return f"{told[2]} curves to step {told[1]}, {told[3]} steps in all"
 
 
 def page(records: Records, pictures: str) -> str:

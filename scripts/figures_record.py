@@ -50,7 +50,7 @@ class Record:
         ends: the last row of every curve.
     """
 
-    told: tuple[bool, int, int]
+    told: tuple[bool, int, int, int]
     steps: int
     typed: list[str]
     data: str
@@ -140,10 +140,12 @@ def _reading(s: Study, figure: Figure) -> str:
     return f"{falls(s, figure)}; n = {label} is {rms(widest.of_one()):.2g} from n = {s.reference}, {_leaves(widest, s)}"
 
 
-def _leaves(g: Gap, s: Study) -> str:
-    """When a width leaves its reference, in words."""
+def _leaves(g: Gap, s: Study, upto: str = "") -> str:
+    """When a width leaves its reference, in words; ``upto``, where one of them ends before the figure does."""
     horizon = g.horizon(s.tolerance)
-    return f"leaves it at step {horizon[0]}" if horizon else "never leaves it"
+    if horizon:
+        return f"leaves it at step {horizon[0]}"
+    return f"does not leave it{upto}" if upto else "never leaves it"
 
 
 def stood_for(figure: Figure) -> list[Row]:
@@ -181,15 +183,17 @@ def beside_real(figure: Figure) -> list[Row]:
         real = {c.width: c for c in curves if not c.neurons and not is_limit(c)}
         for stood in (c for c in curves if c.neurons and c.width in real):
             smaller = [one for n, one in real.items() if n < stood.width][-1:]
-            held = study([*smaller, stood, real[stood.width]], figure.loss(), TOLERANCE, absolute=False)
+            together = [*smaller, stood, real[stood.width]]
+            held = study(together, figure.loss(), TOLERANCE, absolute=False)
+            end, upto = _common_end(together, figure)
             distances = [
-                f"n = {stood_label(g.width, g.neurons)}: {rms(g.of_one()):.2g}, {_leaves(g, held)}" for g in held.gaps
+                f"n = {stood_label(g.width, g.neurons)}: {rms(g.of_one()):.2g}, {_leaves(g, held, upto)}"
+                for g in held.gaps
             ]
-            end, upto = _common_end([stood, real[stood.width]], figure)
             ends = [f"{c.table(figure.loss()).loc[end].mean():.3g}" for c in (stood, real[stood.width])]
             errors = [percent(*at_end(c, figure.error(), end)) for c in (stood, real[stood.width])]
-            cells = [f"{stood.width:g}", "<br>".join(reversed(distances)), ", ".join(ends) + upto, ", ".join(errors)]
-            rows.append(Row(setting, cells))
+            cells = [", ".join(ends) + upto, ", ".join(errors) + upto]
+            rows.append(Row(setting, [f"{stood.width:g}", "<br>".join(reversed(distances)), *cells]))
     return rows
 
 

@@ -80,9 +80,11 @@ class Figure:
         about = [c for c in self.curves if not c.neurons] or self.curves
         return min(int(c.times().index[-1]) for c in about)
 
-    def told(self) -> tuple[bool, int, int]:
-        """How much there is to see: several widths or one (of which nothing can be compared), steps, curves."""
-        return len({c.width for c in self.curves}) > 1, self.step(), len(self.curves)
+    def told(self) -> tuple[bool, int, int, int]:
+        """How much there is to see: several widths or one (of which nothing can be compared), steps, curves, and the
+        steps of all curves together."""
+        together = sum(int(c.times().index[-1]) for c in self.curves)
+        return len({c.width for c in self.curves}) > 1, self.step(), len(self.curves), together
 
     def settings(self) -> list[tuple[str, list[Curve]]]:
         """The curves of each setting beside the width."""

@@ -233,6 +233,10 @@ LINES = [
     ("sweep widths=10", "widths=10: must be a list"),
     ("sweep width=10,10", "width=10: given twice"),
     ("sweep 'widths=[4]' alpha=0.1,0.10", "width=4,alpha=0.1: given twice"),
+    (
+        "sweep 'widths=[4]' title=a/b,a_b",
+        "width=4,title=a_b: given twice, or by two values that make one folder's name",
+    ),
     ("sweep 'widths=[4]' alpha=0.1,-1", "alpha=-1.0: a learning rate"),
     ("sweep 'widths=[4]' activation=relu,foo", "activation=foo: unknown; one of"),
     ("sweep 'widths=[4]' foo=1,2", "foo=1: unknown key"),

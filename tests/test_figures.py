@@ -290,6 +290,7 @@ def test_what_was_measured_elsewhere_stays_on_the_page(tmp_path: Path) -> None:
     write_runs(tmp_path / "a" / "fig6b", "fig6b", [0.1], [400, 800, math.inf], metrics)
     write_runs(tmp_path / "a" / "fig7", "fig7", [0.1, 2.0], [400, 800, math.inf], metrics)
     write_runs(tmp_path / "b" / "fig6b", "fig6b", [0.1], [400, 800], metrics)
+    write_runs(tmp_path / "b" / "fig6b" / "stand_ins", "fig6b", [0.1], [1600], metrics, neurons=256, end=10)
     write_runs(tmp_path / "b" / "fig7", "fig7", [0.1, 2.0], [200, 400, 800, math.inf], metrics)
 
     def page(runs: str) -> str:
@@ -297,8 +298,9 @@ def test_what_was_measured_elsewhere_stays_on_the_page(tmp_path: Path) -> None:
         command = [sys.executable, str(script), "--runs", str(tmp_path / runs), "--out", str(tmp_path / "page.md")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        less = "fig6b: stays as it is (3 curves to step 100); the runs that are here tell less (2 curves to step 100)"
-        assert (less in done.stdout) == (runs == "b")
+        stays = "fig6b: stays as it is (3 curves to step 100, 300 steps in all)"
+        less = "the runs that are here tell less (3 curves to step 100, 210 steps in all)"
+        assert (f"{stays}; {less}" in done.stdout) == (runs == "b")
         return (tmp_path / "page.md").read_text()
 
     first = page("a")
@@ -349,6 +351,9 @@ def test_the_page_says_what_the_limit_and_widths_beyond_change(tmp_path: Path) -
     assert all(held in row for row in rows)
     cut, of_real = (line for line in text.splitlines() if line.startswith("| [fig8a]"))
     assert cut.endswith("| 400: not up to step 10 | 400 by 256: not up to step 10 | 0.827, 0.827, 0.82 up to step 10 |")
-    assert of_real.endswith(" | 0.827, 0.827 up to step 10 | 82.7 %, 82.7 % |")
-    assert "n = 400 by 256 (to step 10): 0.0 to 2.0" in claims
+    held = "n = 400 by 256: 0, does not leave it up to step 10<br>n = 200: 0.0075, does not leave it up to step 10"
+    assert of_real.endswith(f" | {held} | 0.827, 0.827 up to step 10 | 82.7 %, 82.7 % up to step 10 |")
+    # It says nothing of the end, neither for nor against.
+    shares = "n = 400: 0.0 to 20.0; n = 400 by 256 (to step 10): 0.0 to 2.0; n = inf: 0.0 to 20.0"
+    assert f"{shares} | confirmed up to step 100 |" in claims
     assert "| nan |" not in text

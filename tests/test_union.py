@@ -180,6 +180,11 @@ def test_how_much_is_taken_out() -> None:
     rows.loc[3, "test_loss_sets"] = math.nan
     assert taken_out(rows).tolist() == pytest.approx([0.02, 0.05])
     assert doubtful(rows) is None
+    # Nothing is said of a replicate that has diverged since.
+    rows["test_loss_sets"] = [1.0, 5.0, 2.1, 1.7]
+    assert doubtful(rows) == (0, 5)
+    rows.loc[3, "test_loss"] = math.inf
+    assert doubtful(rows) is None
 
 
 def test_finite_networks_have_no_union() -> None:

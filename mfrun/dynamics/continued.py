@@ -10,7 +10,11 @@ from omegaconf import OmegaConf
 from mfrun.config import BEFORE, EXECUTION, PATHS, PLACES, Config, flatten
 from mfrun.dynamics.experiment import Experiment
 from mfrun.errors import ConfigError, typed
+from mfrun.runs.columns import ASIDE
 from mfrun.runs.directory import RunDirectory
+
+# Columns that count samples, which another processor may class differently.
+ERRORS = tuple(f"_error{ending}" for ending in ("", *ASIDE))
 
 
 def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) -> dict[str, Any]:
@@ -74,8 +78,8 @@ def refuse_other_data(experiment: Experiment, run: RunDirectory, keys: dict[str,
     now = experiment.over_sets(experiment.evaluator()(network))
     rounding = 1e-3 if experiment.cfg.precision == "float32" else 2e-2
     for name in (column for column in now if column in before):
-        # Another processor may class a sample in a thousand differently.
-        apart = 1e-3 if name.endswith(("_error", "_error_se", "_error_sets")) else 1e-6
+        # One sample in a thousand may be.
+        apart = 1e-3 if name.endswith(ERRORS) else 1e-6
         if not np.allclose(now[name], before[name], rtol=rounding, atol=apart, equal_nan=True):
             was = f"{name} at step {step} is {now[name][0]:.6g} on them and was {float(before[name].iloc[0]):.6g}"
             raise ConfigError(*next(iter(keys.items())), f"not the data that the run was started on: {was}")

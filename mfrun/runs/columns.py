@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ SMALL, NOTHING = 0.1, 0.01
 def taken_out(rows: pd.DataFrame) -> pd.Series:
     """By step, the largest share of a loss that was taken out of the sets' mean; empty without a union.
 
+    A replicate that diverges counts in no row: its last finite losses are any numbers.
+
     The bar of n = infinity is true to second order in a set's difference from the true measure
     (:func:`mfrun.dynamics.evaluate.of_sets`); where a large part of a loss is taken out, that is no small difference.
 
@@ -29,6 +32,8 @@ def taken_out(rows: pd.DataFrame) -> pd.Series:
         rows: of metrics.csv.
     """
     losses = [str(c) for c in rows if str(c).endswith("_loss") and f"{c}{SETS}" in rows]
+    finite = rows[losses].abs().lt(math.inf).all(axis=1)
+    rows = rows[~rows["replicate"].isin(rows.loc[~finite, "replicate"])]
     shares = rows[[]].copy()
     for loss in losses:
         first = rows.loc[rows["step"] == rows["step"].min(), loss].abs().max()

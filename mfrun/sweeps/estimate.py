@@ -123,11 +123,12 @@ class Planned:
         cfg, e = self.experiment.cfg, self.experiment
         evaluated = grid(cfg.steps, cfg.evaluation.points_per_decade)
         states = kept_steps(evaluated, cfg.keep_checkpoints) | set(evaluated[-KEPT_STATES:])
-        averages = len(e.problem.splits) * (2 + len(e.test_functions)) + cfg.depth - 1
-        errors = 2 if e.blueprint.infinite else 1
-        rows = e.replicates * (4 + averages * errors) * CSV
+        # Averages over the samples have a standard error, and shares of neurons have none; the limit's have a bar.
+        averages = len(e.problem.splits) * (2 + len(e.test_functions))
+        columns = (averages + cfg.depth - 1) * (1 + e.blueprint.infinite + e.blueprint.union) + averages
+        rows = e.replicates * (4 + columns) * CSV
         # Two kernels of each hidden layer.
-        kernels = e.replicates * 2 * (cfg.depth - 1) * cfg.evaluation.kernels**2 * errors * FLOAT
+        kernels = e.replicates * 2 * (cfg.depth - 1) * cfg.evaluation.kernels**2 * (1 + e.blueprint.infinite) * FLOAT
         return len(states) * self.memory.weights + len(evaluated) * (rows + kernels)
 
 

@@ -434,14 +434,15 @@ def _refuse_folders(top: Path, names: list[str], grown: bool) -> None:
     # No value does so, since / is no part of a name; a link in the sweep's folder may.
     outside = next((n for n in names if not (top / n).resolve().is_relative_to(top.resolve())), None)
     if outside:
-        raise UserError(f"{outside}: the values of a swept key name folders below {top}, and this one leads out of it")
+        raise UserError(f"{outside}: runs of a sweep lie below {top}, and this link leads out of it")
     long = next((part for n in names for part in Path(n).parts if len(part.encode()) > LONGEST), None)
     if long:
         why = f"the values of swept keys name a run's folder, and this name is longer than {LONGEST} bytes"
         raise UserError(f"{long[:60]}...: {why}; a YAML file of your own gives them a short name")
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice:
-        raise UserError(f"{twice}: given twice")
+        # Two values may have one name: a/b is a_b there.
+        raise UserError(f"{twice}: given twice, or by two values that make one folder's name")
     if grown:
         resume.refuse_orphans(top, names)
 
