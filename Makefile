@@ -17,12 +17,12 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv and install mfrun with everything it needs
 
-# pip would compile the 20000 files of PyTorch and the others on one core. Templates among them do not compile.
+# pip would compile the 20000 files of PyTorch and the others on one core, their tests too. Templates do not compile.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mfrun needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib mfrun >/dev/null 2>&1 || true
+	$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib mfrun >/dev/null 2>&1 || true
 	@touch $@
 
 demo: $(READY) ## a small sweep on two Gaussians with n = infinity, and its picture

@@ -262,12 +262,12 @@ CLAIMS = [
         'layers l > 1 are "initialized to be completely in the linear region of the ReLU"; at the end the number of '
         'non-positive pre-activations "amounts to a significant fraction"',
         "Section 4.2.2",
-        ["fig5_top", "fig6a", "fig6b", "fig6c", "fig8a", "fig8b", "fig8c"],
+        ["fig6a", "fig6b", "fig6c", "fig8a", "fig8b", "fig8c"],
         nonpositive,
     ),
     Claim(
-        '"the value of tau2 does not affect the initial values", yet "the two initializations yield two different '
-        'trajectories"',
+        '"the value of tau2 does not affect the initial values of the network output [...] in the limit", yet "the two '
+        'initializations yield two different trajectories"',
         "Section 4.2.2",
         ["fig5_bottom", "fig7", "fig9"],
         two_starts,

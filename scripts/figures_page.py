@@ -12,6 +12,7 @@ are none, the figure stays as it is. What was not run says so; no number on the 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from figures_claims import CLAIMS
 from figures_record import Record, Row, measured
 from figures_runs import VARIANTS, Figure, find
 
+from mfrun.config import stood_label
 from mfrun.runs.status import duration
 from mfrun.shell import options
 from mfrun.study import plot
@@ -40,15 +42,21 @@ What was not run says so.
 ## What the paper says of them
 
 "Gap" is the root mean square distance of one network's loss to the reference's over the logarithmic grid of steps, and
-r the rate in gap ~ n^-r with its 95 % interval, as `mfrun compare` has them. The paper compares finite widths with one
-another, so the largest real one is a reference beside n = infinity. A verdict is *confirmed* where r > 0 beyond its
+r the rate in gap ~ n^-r with its 95 % interval, as `mfrun compare` has them: with one start a width the interval is of
+the line's residuals alone, without the chance of the start and the limit's error. The paper compares finite widths with
+one another, so the largest real one is a reference beside n = infinity. A verdict is *confirmed* where r > 0 beyond its
 interval and the widest network stays within 5 % of the loss's range of the reference, or *up to* the step where it
 leaves or the run ends (its r is that up to there), *not confirmed* where r < 0 beyond it, and *undecided* where the
-interval holds 0; *not seen* is what a run that was cut short may still show. "Close to zero" is taken as below 1 %, "a
-significant fraction" as above 5 %, "about" as within 1 % and the sampling error. Two trajectories are two where the
-distance at step 0 is below a twentieth of the largest one, in the limit or else the widest network. Overfitting is a
-test loss that ends above its least value by more than its error while the training loss fell. The limit has an error,
-that of its particles, and a bar for it, which [does not hold everywhere](limit.md#does-it-hold): not late on CIFAR-10.
+interval holds 0 or too few widths give none; *not seen* is what a run that was cut short may still show. "Close to
+zero" is taken as below 1 %, "a significant fraction" as above 5 %, "about" as within 1 % and the sampling error. Two
+trajectories are two where the distance at step 0 is below a twentieth of the largest one, in the limit or else the
+widest network. Overfitting is a test loss that ends above its least value by more than its error while the training
+loss fell.
+
+Here +- is 1.96 standard errors over the samples of an evaluation. In the tables of last rows it is the limit's own bar,
+that of its particles, which [does not hold everywhere](limit.md#does-it-hold), not late on CIFAR-10; where the bias
+that is taken out of their mean is larger than that mean, 0 stands. Where the bar is as large as 5 % of the range, the
+step at which a width leaves may be the limit's error.
 """
 
 CHANGED = (
@@ -151,6 +159,8 @@ def page(records: Records, pictures: str) -> str:
             continue
         lines += [*(f"    {words}" for words in record.typed), ""]
         lines += [f"![{figure.title}]({pictures}/{figure.name}.png)", "", final_values(record), ""]
+        if left := not_run(figure, record):
+            lines.append(f"Widths of the preset of which no real network was run: {', '.join(left)}.")
         lines.append(f"Time taken: {duration(record.seconds)}, all runs one after another.")
         if record.data:
             other = f", {record.instead}" if record.instead else ""
@@ -160,14 +170,24 @@ def page(records: Records, pictures: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def not_run(figure: Figure, record: Record) -> list[str]:
+    """The finite widths of the preset that are there by a stand-in alone or not at all."""
+    run = {row["n"] for row in record.ends}
+    return [label for n in figure.widths() if math.isfinite(n) and (label := stood_label(n, None)) not in run]
+
+
 def summary(records: Records) -> str:
     """Which figures were run to their last step, which in part, and which not at all."""
-    kinds: dict[str, list[str]] = {"To the last step": [], "Cut short": [], NOT_RUN.capitalize(): []}
+    kinds: dict[str, list[str]] = {
+        "To the last step, at the widths that are listed below": [],
+        "Cut short": [],
+        NOT_RUN.capitalize(): [],
+    }
     for figure, record in records:
         if record is None:
             kinds[NOT_RUN.capitalize()].append(figure.name)
         elif record.step >= record.steps:
-            kinds["To the last step"].append(figure.name)
+            kinds["To the last step, at the widths that are listed below"].append(figure.name)
         else:
             kinds["Cut short"].append(f"{figure.name} ({100 * record.step / record.steps:.2g} %)")
     return ". ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names) + "."
