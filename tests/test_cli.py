@@ -429,6 +429,14 @@ def test_broken_pipe() -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_training_goes_on_where_nobody_reads() -> None:
+    """The reader of its lines is gone before the first one; what they say is in run.log."""
+    words = shlex.join([*TINY, "steps=30", "dir=r"])
+    subprocess.run(["bash", "-c", f"{sys.executable} -m mfrun train {words} 2>&1 | true"], check=True)
+    assert (status("r")["state"], steps_logged("r")) == ("finished", 30)
+    assert "step 30/30: finished" in Path("r/run.log").read_text()
+
+
 def test_a_logger_s_files_are_no_runs(capfd: pytest.CaptureFixture[str]) -> None:
     """W&B keeps a config.yaml of its own below the run's folder."""
     assert here("train", *TINY, "steps=1", "dir=o/r") == 0

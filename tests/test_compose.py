@@ -25,6 +25,7 @@ SWEPT = {
     "groups": ["activation=relu,tanh", "schedule=constant,power", "width=3,4"],
     "a group and a key of it": ["schedule=power", "schedule.p=0.1,0.2", "activation=tanh,relu"],
     "mappings and what changes them": ["init={tau2: 2.0},{tau2: 3.0}", "init.tau1=0.5"],
+    "mappings of other keys": ["particles={first:512},{last:64}", "width=3,inf"],
     "lists and texts": ["widths=[3,4],[5]", "title='a, b','c = d'"],
     "added keys": ["+note=1,2", "width=3,4"],
     "Hydra's own": ["width=3,4", "hydra.verbose=true,false"],

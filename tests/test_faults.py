@@ -26,6 +26,7 @@ import yaml
 from commands import ARRAYS, TINY, curves, here, start, status, steps_logged, wait_until
 from formats import write_arrays
 
+import mfrun
 from mfrun.errors import UserError
 from mfrun.runs.directory import RunDirectory
 
@@ -109,6 +110,18 @@ def test_two_sweeps_in_one_folder(straight: Path, capfd: pytest.CaptureFixture[s
     assert re.fullmatch("mfrun: dir=s: (another process is training in|holds a sweep).*\n", errors[refused])
     for n in (3, 5):
         assert curves(f"s/width={n}") == curves(f"{straight}/s/width={n}")
+
+
+def test_two_runs_that_begin_in_one_folder() -> None:
+    """One trains, and what the folder says was typed are its words."""
+    Path("slow.py").write_text("import time\n\nfrom torch.nn.functional import mish\n\ntime.sleep(2)\n")
+    both = [start("train", *TINY, "activation.name=slow:mish", f"steps={n}", "dir=r") for n in (30, 40)]
+    errors = {process.args[-2]: (process.communicate(timeout=120)[1], process.returncode) for process in both}
+    (trained,) = [word for word, (_, code) in errors.items() if code == 0]
+    (refused,) = [said for said, code in errors.values() if code == 2]
+    assert re.fullmatch("mfrun: dir=r: (another process |holds a run).*\n", refused)
+    assert f"steps={status('r')['step']}" == trained
+    assert trained in yaml.safe_load(Path("r/.hydra/overrides.yaml").read_text())
 
 
 @pytest.mark.parametrize("key", ["scaling", "neuron", "operation"])
@@ -235,6 +248,9 @@ def test_a_run_without_a_whole_row_is_no_reason_to_be_silent_about_others(
     header = whole.splitlines(keepends=True)[0]
     Path("s/width=3/metrics.csv").write_text(header + "0,0,0,1." if left is None else left)
     assert RunDirectory("s/width=3").metrics().empty
+    # Beside others it makes no fractions of their steps.
+    frame = mfrun.load("s").frame
+    assert {str(frame[key].dtype) for key in ("step", "replicate")} == {"int64"}
     assert here("plot", "s") == 0
     assert "s/width=3: left out: its metrics.csv is missing or empty" in capfd.readouterr().err
 

@@ -164,6 +164,14 @@ def test_the_same_curves_as_without(launcher: str, words: list[str]) -> None:
     assert not any("hydra" in o for o in yaml.safe_load(Path("s/sweep.yaml").read_text())["overrides"])
     assert here("sweep", "dir=s", "resume=true", "widths=[3,5,6,inf]") == 0
     assert status("s/width=6")["state"] == "finished"
+    # Nor are finished runs handed out again.
+    grown = ["dir=s", "resume=true", f"hydra/launcher={launcher}", *words, "widths=[3,5,6,7,inf]"]
+    for said in (f"1 run goes to hydra/launcher={launcher}", ""):
+        code, _, err = mfrun("sweep", *grown)
+        assert code == 0, err
+        assert said in err
+        assert ("go to" in err or "goes to" in err) == bool(said)
+    assert status("s/width=7")["state"] == "finished"
 
 
 @needs("joblib")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +331,16 @@ def test_perturbed_limits_are_no_curves(tmp_path: Path, monkeypatch: pytest.Monk
     assert here("predict", *KEYS, "dir=p") == 0
     assert here("train", *KEYS, "width=4", "dir=real") == 0
     capsys.readouterr()
+    # Nor is a network beside a prediction its limit; and two predictions are not one.
+    pd.testing.assert_frame_equal(read(Path()).laws[0].frame, read(Path("p")).laws[0].frame)
+    shutil.copytree("p", "q")
+    assert here("predict", ".") == 2
+    assert capsys.readouterr().err.startswith("mfrun: .: holds more than one prediction")
+    shutil.rmtree("q/width=inf,perturbed=0")
+    edit = Path("q/width=inf,perturbed=1/config.yaml")
+    edit.write_text(edit.read_text().replace("tau2: 0.1", "tau2: 0.2"))
+    assert here("predict", ".") == 2
+    shutil.rmtree("q")
     assert here("compare", "p", "real", "--out", "c", "--metrics", "population_loss") == 0
     assert "gap to the limit" in capsys.readouterr().out
     assert here("plot", "p", "--out", "p.png") == 0

@@ -269,6 +269,21 @@ def test_a_mean_ends_where_a_replicate_diverges(sweep: Path) -> None:
     assert all(g.differences.index[-1] == 79 for g in s.gaps)
 
 
+def test_a_reference_ends_where_a_replicate_of_it_diverges(tmp_path: Path) -> None:
+    """The largest of finite widths is a mean of all of its networks, or none."""
+    for n in (50, 100, 800):
+        write_run(tmp_path / str(n), n, 3 / n, replicates=2)
+    file = tmp_path / "800" / "metrics.csv"
+    frame = pd.read_csv(file)
+    frame.loc[frame["replicate"] == 1, "population_loss"] += 0.2
+    frame.loc[(frame["step"] >= 100) & (frame["replicate"] == 1), "population_loss"] = np.inf
+    frame.to_csv(file, index=False)
+    s = study(load([str(tmp_path)], latest=False)[0], "population_loss", 0.05, absolute=False)
+    for gap in s.gaps:
+        assert gap.differences.index[-1] == 79
+        np.testing.assert_allclose(gap.of_mean(), abs(3 / gap.width - 3 / 800 - 0.1))
+
+
 def test_compare_leaves_out_what_cannot_be_compared(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A setting with one width is told and passed over."""
     write_run(sweep / "alone", 50, 0.1, init={"tau2": 7.0})
@@ -320,6 +335,17 @@ def _plotted(sweep: Path, *options_: str) -> Figure:
     figure, _ = plot.draw(options.plot().parse_args([str(sweep), *options_]))
     figure.draw_without_rendering()
     return figure
+
+
+def test_a_range_where_a_row_lacks_a_metric(tmp_path: Path) -> None:
+    """Panels without curves are hidden, and refuse no range."""
+    for data in ("gaussians", "arrays"):
+        write_run(tmp_path / data, 50, 0.1, dataset={"name": data})
+    file = tmp_path / "arrays" / "metrics.csv"
+    file.write_text(file.read_text().replace("population_", "test_", 2))
+    figure = _plotted(tmp_path, "--facet", "dataset", "--xlim", "1,100")
+    assert [(ax.get_visible(), ax.get_xlim()) for ax in figure.axes if ax.has_data()] == [(True, (1.0, 100.0))] * 4
+    assert len(figure.axes) == 8
 
 
 def test_a_point_that_no_line_joins_has_a_marker(sweep: Path) -> None:

@@ -138,7 +138,9 @@ def test_the_latest_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     assert here("statics", "--latest", "--widths", "2,4", "--draws", "2", "--samples", "20") == 0
 
 
-def test_runs_that_wait_are_listed_in_the_order_of_their_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_wait_are_listed_in_the_order_of_their_numbers(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = start("sweep", *SEVERAL, "widths=[10,9,100,inf]", *LIMIT, "steps=20000", "dir=s")
     wait_until(lambda: Path("s/sweep.yaml").exists() and any(Path("s").glob("*/metrics.csv")), process)
     process.kill()
@@ -148,6 +150,9 @@ def test_runs_that_wait_are_listed_in_the_order_of_their_numbers(capfd: pytest.C
     lines = capfd.readouterr().out.splitlines()[2:]
     assert [line.split()[0] for line in lines] == [f"width={n}" for n in (9, 10, 100, "inf")]
     assert "waiting" in {line.split()[1] for line in lines}
+    monkeypatch.chdir("s")
+    assert here("status", ".") == 0
+    assert capfd.readouterr().out.splitlines()[2:] == lines
 
 
 def test_whole_numbers_and_homes_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -163,7 +163,8 @@ class RunDirectory:
         import pandas as pd
 
         file = self.path / METRICS
-        empty = pd.DataFrame({"step": [], "t": [], "replicate": []})
+        types = {"step": "int64", "t": "float64", "replicate": "int64"}
+        empty = pd.DataFrame(columns=list(types)).astype(types)
         if not file.exists():
             return empty
         try:
@@ -173,7 +174,7 @@ class RunDirectory:
             if whole.count("\n") < 2 and _is_head(text):
                 return empty
             frame = pd.read_csv(io.StringIO(whole))
-            frame = frame.astype({"step": "int64", "t": "float64", "replicate": "int64"})
+            frame = frame.astype(types)
         except (ValueError, KeyError) as error:
             raise UserError(f"{file}: not a metrics file of mfrun") from error
         words = frame.select_dtypes(exclude="number").columns

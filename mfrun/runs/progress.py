@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import ClassVar
@@ -22,9 +22,13 @@ _place: ContextVar[tuple[int, int]] = ContextVar("place", default=(0, 0))
 
 
 def say(line: str) -> None:
-    """One line to standard error, above any progress bar."""
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()
+    """One line to standard error, above any progress bar.
+
+    A reader that has gone, or a full disk below a log, is no reason to stop: what is said is in the run's own log, too.
+    """
+    with suppress(OSError):
+        tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
 
 
 class Runs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mfrun.runs.directory import RunDirectory, find_runs, newest
@@ -68,9 +69,8 @@ def table(runs: Iterable[RunDirectory], errors: bool = False) -> str:
     # Runs of one folder share their beginning; it is said once.
     parents = {str(run.path.parent) for run in map(RunDirectory, frame["run"])}
     if len(parents) == 1 and len(frame) > 1:
-        parent = parents.pop()
-        frame["run"] = [r[len(parent) + 1 :] for r in frame["run"]]
-        return f"{parent}\n{frame.to_string(index=False)}"
+        frame["run"] = [Path(r).name for r in frame["run"]]
+        return f"{parents.pop()}\n{frame.to_string(index=False)}"
     return frame.to_string(index=False)
 
 

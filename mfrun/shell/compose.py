@@ -105,8 +105,8 @@ def compose_jobs(jobs: list[list[str]], flags: list[str]) -> list[DictConfig]:
 
 
 def _sets(o: Override) -> bool:
-    """Whether an override gives a value to a key or chooses a file, and does no more."""
-    return o.type is OverrideType.CHANGE and o.package is None
+    """Whether an override gives a value to a key or chooses a file, and does no more: a mapping is merged into it."""
+    return o.type is OverrideType.CHANGE and o.package is None and not isinstance(o.value(), dict)
 
 
 def _set(whole: DictConfig, overrides: list[Override], words: list[Override]) -> DictConfig:

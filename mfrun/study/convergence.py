@@ -25,7 +25,7 @@ from mfrun.config import stood_label
 from mfrun.errors import UserError
 from mfrun.study import widths
 from mfrun.study.bootstrap import BOOTSTRAPPED, half_width
-from mfrun.study.curves import Curve, bar_of_mean
+from mfrun.study.curves import Curve, bar_of_mean, is_limit
 from mfrun.study.horizon import Law, crossing, law
 from mfrun.study.power_law import power_law
 
@@ -256,7 +256,9 @@ class _Reference:
 
     def __init__(self, curve: Curve, metric: str) -> None:
         table, bars = curve.table(metric), curve.bars(metric)
-        self.mean = table.mean(axis=1)
+        # Limits have an error each, and go on alone; where a network has diverged, the mean is no mean of all any more.
+        self._skips = is_limit(curve)
+        self.mean = table.mean(axis=1, skipna=self._skips)
         self._on = {str(data): group.T for data, group in table.T.groupby(level="data")}
         self._bars = {data: self._bar(group, bars) for data, group in self._on.items()}
 
@@ -275,7 +277,8 @@ class _Reference:
 
     def values(self, on_data: list[str], steps: pd.Index) -> np.ndarray:
         """(steps, networks), for each network on its own data where the reference has seen these."""
-        found = [self._on[data].mean(axis=1) if data in self._on else self.mean for data in on_data]
+        on = {data: table.mean(axis=1, skipna=self._skips) for data, table in self._on.items()}
+        found = [on.get(data, self.mean) for data in on_data]
         return np.stack([one.loc[steps].to_numpy() for one in found], 1)
 
     def bars(self, on_data: list[str]) -> tuple[pd.Series, pd.Series]:

@@ -193,7 +193,7 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
             if args.xlim:
                 low, high = _limits("--xlim", args.xlim, args.xscale)
                 there = ax.dataLim
-                if low > there.x1 or high < there.x0:
+                if ax.has_data() and (low > there.x1 or high < there.x0):
                     raise UserError(f"--xlim {args.xlim}: the curves run from {there.x0:.4g} to {there.x1:.4g}")
                 ax.set_xlim(low, high)
         row[0].set_ylabel(name)

@@ -18,12 +18,13 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mfrun.blas import special
-from mfrun.config import flatten
+from mfrun.config import EXECUTION, PLACES, flatten, parse_width
 from mfrun.errors import UserError
 from mfrun.files import plain
 from mfrun.runs.columns import ASIDE, KEYS
@@ -132,16 +133,19 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
         metrics: columns of metrics.csv, all by default.
 
     Raises:
-        UserError: nothing of that kind is there, or not all of it yet.
+        UserError: nothing of that kind is there, or not all of it yet, or more than one.
     """
-    limit, groups, config = None, [], {}
+    limits, groups, configs = [], [], list[dict[str, Any]]()
     for run in find_runs(folder):
         keys = flatten(plain(run.config()))
-        if not keys.get("perturbed"):
-            limit = _metrics(run)
-            continue
-        groups.append(Group(_metrics(run), int(keys["predict.pairs"]), int(keys["predict.tested"])))
-        config = keys
+        if keys.get("perturbed"):
+            groups.append(Group(_metrics(run), int(keys["predict.pairs"]), int(keys["predict.tested"])))
+            configs.append(keys)
+        elif math.isinf(parse_width(keys["width"])):
+            limits.append(_metrics(run))
+    if len(limits) > 1 or any(_computed(keys) != _computed(configs[0]) for keys in configs):
+        raise UserError(f"{folder}: holds more than one prediction, or other limits beside it; name the folder of one")
+    limit, config = limits[0] if limits else None, configs[-1] if configs else {}
     if len(groups) < 2 or limit is None:
         raise UserError(f"{folder}: no prediction here, or less than two of its groups yet (mfrun predict trains them)")
     eps = float(config["predict.width"]) ** -0.5
@@ -164,6 +168,12 @@ def read(folder: Path, metrics: list[str] | None = None) -> Prediction:
     growth = {int(str(l)): growth_of(groups, steps, times, int(str(l))) for l in layers}
     pairs = sum(g.pairs for g in groups)
     return Prediction(laws, layers, growth, len(groups), pairs, config, lost)
+
+
+def _computed(keys: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a group that all groups of its prediction share, however far each has come."""
+    own = ("perturbed", "steps", "predict.groups", *PLACES)
+    return {k: v for k, v in keys.items() if k not in own and k.split(".")[0] not in EXECUTION}
 
 
 def _metrics(run: RunDirectory) -> pd.DataFrame:

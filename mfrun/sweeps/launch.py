@@ -86,6 +86,11 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
             refuse_too_large([run.experiment])
             warn([run.experiment])
             run.settle()
+            if not directory.exists():
+                path.mkdir(parents=True, exist_ok=True)
+                directory.lock()
+                if directory.exists():  # It was begun, and ended, while this one made ready.
+                    raise UserError(f"dir={path}: another process has just begun a run in this folder")
             hydra.run(whole, path, lambda _: train(run.experiment, run.content, directory))
         finally:
             directory.unlock()
@@ -360,8 +365,11 @@ class _Sweep:
         if self.local:
             launcher = SideBySide(dict(zip(jobs, runs, strict=True)))
             return all(result.return_value for result in hydra.launch(self.master, jobs, train_job, launcher))
+        jobs = {job.words: job.whole for job, run in zip(self.jobs, runs, strict=True) if not run.finished}
+        if not jobs:
+            return True
         where = f"hydra/launcher={self.launcher}"
-        go = "1 run goes" if len(runs) == 1 else f"{len(runs)} runs go"
+        go = "1 run goes" if len(jobs) == 1 else f"{len(jobs)} runs go"
         say(f"mfrun: {go} to {where}; {_status(self.top)} says how they stand")
         try:
             return all(result.return_value for result in hydra.launch(self.master, jobs, train_job))
