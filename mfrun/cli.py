@@ -152,6 +152,16 @@ def _place(error: Exception, argv: list[str]) -> str:
     return f"{file}: " if file else ""
 
 
+def _check(argv: list[str]) -> int:
+    """The check, whose help does without the torch that it imports."""
+    if "-h" in argv or "--help" in argv:
+        from mfrun.shell import hydra
+
+        hydra.only_prints("check", argv)
+        return 0
+    return _command("mfrun.study.coordinate_check:main")(argv)
+
+
 def _complete(argv: list[str]) -> int:
     from mfrun.shell import completion
 
@@ -166,7 +176,7 @@ COMMANDS: dict[str, Command] = {
     "plot": _command("mfrun.study.plot:main", "plot"),
     "compare": _command("mfrun.study.compare:main", "compare"),
     "statics": _command("mfrun.study.statics:main", "statics"),
-    "check": _command("mfrun.study.coordinate_check:main"),
+    "check": _check,
     "predict": _command("mfrun.predict:main"),
     "ensemble": _command("mfrun.study.ensemble:main", "ensemble"),
     "report": _command("mfrun.study.report:main", "report"),

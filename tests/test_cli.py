@@ -25,7 +25,7 @@ from mfrun.dynamics.evaluate import grid
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["train", "--help"], ["sweep", "-h"], ["completion", "--help"], ["--version"]]
+    "argv", [["--help"], ["train", "--help"], ["sweep", "-h"], ["check", "-h"], ["completion", "--help"], ["--version"]]
 )
 def test_help_is_quick(argv: list[str]) -> None:
     done = subprocess.run(

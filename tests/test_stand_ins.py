@@ -148,7 +148,7 @@ def test_the_response_of_the_real_width() -> None:
 
 
 def test_an_infinite_width_has_no_noise() -> None:
-    """At n = 10^18 the inner neurons are one, and stay one; the curve is that of the particle system."""
+    """At n = 10^18 the inner neurons are one, and stay one."""
     e = experiment("width=1000000000000000000", "neurons=16", "stand_in.first=256", "stand_in.measure=spread")
     network = e.network()
     steps = e.steps(network, e.stream())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -81,9 +82,8 @@ IN_PART = [
 def test_a_tape_does_what_torch_does(words: list[str]) -> None:
     """Over the end of a block, and stops between; float32 rounds differently, and nothing else differs."""
     given = [part for word in words for part in (images() if word == "images" else [word])]
-    states = []
+    states, e = [], experiment(*given)
     for kind in (Eager, Taped):
-        e = experiment(*given)
         network, stream = e.network(), e.stream()
         steps = kind(network, stream, e.loss, e.rates, e.cfg.batch)
         start = network.state()["W2"].clone()
@@ -177,6 +177,23 @@ def test_what_diverges_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lasting, "LONG", 0)
     assert here("train", *GAUSSIANS, "alpha=1e4", "steps=800", "dir=far") == 3
     assert mfrun.load("far").status["state"] == "diverged"
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_members_that_have_diverged_keep_no_other_from_its_tape(lost: float) -> None:
+    """The others go on from it as they do where all are finite."""
+    outputs = []
+    for diverged in (False, True):
+        e = experiment("replicates=3")
+        network = e.network()
+        if diverged:
+            network.W[1][2, 0, 0] = lost
+        steps = Taped(network, e.stream(), e.loss, e.rates, e.cfg.batch)
+        assert all(tape.compiled for tape in steps.tapes)
+        steps.advance(0, 40)
+        outputs.append([array[:2].clone() for array in network.state().values()])
+        assert bool(steps.yhat.flatten(1).isfinite().all(1)[2]) != diverged
+    assert all(map(torch.equal, *outputs))
 
 
 # --- Instructions one by one.

@@ -118,9 +118,10 @@ def test_the_bar_holds_the_truth() -> None:
     """Plain particles, few of them: the mean of the sets misses its truth, and the union with its bar does not."""
     words = ["particles.method=plain", "particles.first=64", "particles.last=64", "depth=2", "alpha=0.1"]
     truth = losses(experiment("depth=2", "alpha=0.1", "particles.first=16384", "particles.sets=2"), 100)[0]
-    held, before, errors, bars = [], [], [], []
+    held, before, errors, bars, e = [], [], [], [], experiment(*words)
     for seed in range(40):
-        values = torch.tensor(losses(experiment(*words, f"seed.init={seed}"), 100), dtype=torch.float64)
+        start = assemble(dataclasses.replace(e.cfg, seed=dataclasses.replace(e.cfg.seed, init=seed)), e.problem)
+        values = torch.tensor(losses(start, 100), dtype=torch.float64)
         found, bar = of_sets(values, 8, union=True)
         assert bar is not None
         errors.append(found.item() - truth)
@@ -244,7 +245,8 @@ def test_the_standard_error_is_that_of_the_samples() -> None:
     yhat = network.forward(x, network.workspace(len(x), backward=False))
     each = (yhat.view(2, 1, -1) - y).square().sum(1)
     np.testing.assert_allclose(columns["population_loss_se"], each.std(1) / math.sqrt(400), rtol=1e-6)
-    others = [experiment("width=6", "replicates=2", f"seed.eval={s}").evaluator()(network) for s in range(1, 61)]
+    seeds = [dataclasses.replace(e.cfg.seed, eval=s) for s in range(1, 61)]
+    others = [assemble(dataclasses.replace(e.cfg, seed=s), e.problem).evaluator()(network) for s in seeds]
     spread = np.std([o["population_error"] for o in others], axis=0, ddof=1)
     np.testing.assert_allclose(columns["population_error_se"], spread, rtol=0.4)
 
