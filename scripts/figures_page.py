@@ -26,7 +26,7 @@ from mfrun.runs.status import duration
 from mfrun.shell import options
 from mfrun.study import plot
 
-NOT_RUN = "not run"
+NOT_RUN, WHOLE = "not run", "To the last step, at the widths that are listed below"
 HEAD = """\
 # The paper's figures
 
@@ -178,16 +178,12 @@ def not_run(figure: Figure, record: Record) -> list[str]:
 
 def summary(records: Records) -> str:
     """Which figures were run to their last step, which in part, and which not at all."""
-    kinds: dict[str, list[str]] = {
-        "To the last step, at the widths that are listed below": [],
-        "Cut short": [],
-        NOT_RUN.capitalize(): [],
-    }
+    kinds: dict[str, list[str]] = {WHOLE: [], "Cut short": [], NOT_RUN.capitalize(): []}
     for figure, record in records:
         if record is None:
             kinds[NOT_RUN.capitalize()].append(figure.name)
         elif record.step >= record.steps:
-            kinds["To the last step, at the widths that are listed below"].append(figure.name)
+            kinds[WHOLE].append(figure.name)
         else:
             kinds["Cut short"].append(f"{figure.name} ({100 * record.step / record.steps:.2g} %)")
     return ". ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names) + "."

@@ -82,6 +82,7 @@ def test_options_of_predict_are_its_parser_s() -> None:
 def test_options_of_the_other_commands(command: str) -> None:
     found = completion.candidates(f"mfrun {command} --", COMMANDS)
     assert "--help" in found
+    assert all(option.startswith("--") for option in found)
     assert ("--latest" in found) == (command != "export")
 
 
