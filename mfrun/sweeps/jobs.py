@@ -67,7 +67,8 @@ class Run:
         loggers(cfg.logger)
         content = config.content(node)
         held = dict[str, Any]()
-        if folder.exists():
+        # What is not to be gone on with is refused as that, by who takes the folder.
+        if cfg.resume and folder.exists():
             moved = refuse_changes(folder, content, growing=not experiment.schedule.needs_end)
             held = moved or own_data(content)
         return cls(folder, content, experiment, held)

@@ -74,19 +74,20 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
 
     with _own_folder(folder(node), overrides) as path, _resumable("train", path, flags):
         directory = RunDirectory(path)
-        if directory.exists() and not node.resume:
+        begun = directory.exists()
+        if begun and not node.resume:
             raise UserError(f"dir={path}: holds a run already; resume=true goes on with it")
         if (path / SWEEP).is_file():
             raise UserError(f"dir={path}: holds a sweep, and a run needs a folder of its own")
         try:
-            if directory.exists():  # Its words are not written anew while another process goes by them.
+            if begun:  # Its words are not written anew while another process goes by them.
                 directory.lock()
             run = Run.checked(node, directory, Problems())
             refuse_other_data([run])
             refuse_too_large([run.experiment])
             warn([run.experiment])
             run.settle()
-            if not directory.exists():
+            if not begun:
                 path.mkdir(parents=True, exist_ok=True)
                 directory.lock()
                 if directory.exists():  # It was begun, and ended, while this one made ready.
