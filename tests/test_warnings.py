@@ -49,6 +49,22 @@ EXPECTED = [
     ),
     (["width=1000", "neurons=256", "dataset.d=1024"], ""),
     (["width=1000", "neurons=64", "stand_in.first=258", "dataset.d=1028"], ""),
+    (["width=1e12", "neurons=256"], ""),
+    (
+        ["width=1e14", "neurons=256"],
+        "dtype=float32: numbers of the size of the inner weights are 1.2e-07 apart, and .* at n = 1e.14 is 1.6e-07",
+    ),
+    (["width=1e14", "neurons=256", "dtype=float64"], ""),
+    (["width=1e14", "neurons=256", "init.tau2=2"], ""),
+    (["width=1e14", "neurons=256", "init.mu2=0"], ""),
+    (["width=1e14", "neurons=256", "init.mu2=-1e3", "init.tau2=2"], "dtype=float32: .* are 0.00012 apart"),
+    (["width=1e14", "neurons=256", "init.tau2=0"], ""),
+    (["width=1e14", "neurons=256", "depth=2"], ""),
+    (["width=1e14", "neurons=256", "init=embedding", "init.noise=0.1", "init.tau=0"], "dtype=float32: .*"),
+    (["width=1e5", "neurons=256", "precision=bf16"], "precision=bf16: .* are 0.0078 apart, .* is 0.0051: .*; float32"),
+    (["width=1e4", "neurons=256", "precision=bf16"], ""),
+    (["width=inf", "perturbed=1"], ""),
+    (["width=inf", "perturbed=1", "predict.width=1000000000000"], "dtype=float32: .* n = 1e.12 is 4e-07"),
     (["width=inf", "particles.first=256", "particles.last=64"], ""),
     (["particles.first=32"], ""),
 ]
@@ -119,6 +135,24 @@ def test_once_for_a_sweep(capfd: pytest.CaptureFixture[str]) -> None:
     assert "warning" not in out
     warned = [line.split("=")[0] for line in err.splitlines() if "warning" in line]
     assert warned == [f"mfrun: warning: {key}" for key in ("schedule.warmup", "particles.first", "particles.last")]
+
+
+@pytest.mark.parametrize(("n", "warned"), [(10**12, False), (10**14, True)])
+def test_float32_loses_what_it_is_said_to_lose(n: int, warned: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """The deviation over neurons of h_2 by weights of either type, which start from the same draws."""
+    found = []
+    for dtype in ("float32", "float64"):
+        words = ["depth=4", "dataset.d=4", "neurons=32", f"width={n}", "stand_in.first=256", "steps=500", "alpha=0.1"]
+        e = assemble(validated(compose([*words, f"dtype={dtype}", "batch=20", "threads=1"], [])))
+        warn([e])
+        network = e.network()
+        e.steps(network, e.stream()).advance(0, 500)
+        W, below = (array.double() for array in network.W[:2])
+        x = torch.randn((4, 20), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        h = below @ (network.probabilities(1).double().unsqueeze(-1) * torch.relu(W @ x))
+        found.append(float(h.std(1).square().mean().sqrt()))
+    assert ("dtype=float32" in capfd.readouterr().err) == warned
+    assert (found[0] > 1.5 * found[1]) == warned, found
 
 
 def test_a_refused_command_does_not_warn(capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 FEW_PARTICLES = {"first": 256, "last": 64}
 # And neurons of a first layer that stand for more, or that are fewer than this part of the dimensions of its law.
 FEW_STAND_INS, PART = 256, 0.25
+# Noise of inner weights that is fewer of these distances between two numbers does not outlive a run (docs/width.md):
+# those of the type that weights are kept in, where every update rounds them, and those of the factors of products.
+KEPT, MULTIPLIED = 4.0, 1.0
 # A target of a regression seldom has so few values.
 FEW_VALUES = 20
 # (key, value, why it is suspect)
@@ -81,6 +84,37 @@ def few_stand_ins(experiment: Experiment) -> Iterator[Suspicion]:
             yield "neurons", blueprint.neurons, f"{how}; stand_in.first= takes more (docs/width.md)"
 
 
+def noise_in_the_rounding(experiment: Experiment) -> Iterator[Suspicion]:
+    """A width that inner weights have no digits for: without labels their noise alone tells one width from another."""
+    import torch
+
+    from mfrun.networks.drawing import AnyWidth
+
+    blueprint, architecture, cfg = experiment.blueprint, experiment.architecture, experiment.cfg
+    init = blueprint.init
+    if not (blueprint.stood_for or blueprint.perturbed) or not blueprint.noisy or init.labelled:
+        return
+    if not isinstance(architecture, AnyWidth):
+        return
+    # Its variance is tau2^2 over the neurons behind one, and it has two parts (mfrun.networks.stand_in).
+    noise = init.noise / math.sqrt(max(architecture.lumped(blueprint)))
+    largest = max(float(torch.as_tensor(init.inner(l, None, None)).abs().max()) for l in range(2, blueprint.depth))
+    n = blueprint.predict.width if blueprint.perturbed else cfg.width
+    multiplied = {"tf32": 2.0**-10, "bf16": 2.0**-7}
+    for key, distance, least, other in (
+        ("dtype", torch.finfo(blueprint.dtype).eps, KEPT, "float64"),
+        ("precision", multiplied.get(cfg.precision, 0.0), MULTIPLIED, "float32"),
+    ):
+        distance *= max(largest, noise)
+        if noise < least * distance:
+            why = (
+                f"numbers of the size of the inner weights are {distance:.2g} apart, and the noise that these have at "
+                f"n = {n:g} is {noise:.2g}: much of what tells this width from others is lost; {other} keeps it "
+                "(docs/width.md)"
+            )
+            yield key, getattr(cfg, key), why
+
+
 def labels_in_the_noise(experiment: Experiment) -> Iterator[Suspicion]:
     """A width that does not see that the neurons of its limit differ."""
     blueprint, n = experiment.blueprint, experiment.cfg.width
@@ -107,6 +141,7 @@ RULES: tuple[Callable[[Experiment], Iterator[Suspicion]], ...] = (
     targets_like_classes,
     few_particles,
     few_stand_ins,
+    noise_in_the_rounding,
     labels_in_the_noise,
 )
 

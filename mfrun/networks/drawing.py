@@ -26,6 +26,7 @@ from mfrun.networks.finite import finite
 from mfrun.networks.init import Layers
 from mfrun.networks.limit import discretised, limit
 from mfrun.networks.network import Network
+from mfrun.networks.perturbed import held as held_perturbed
 from mfrun.networks.perturbed import perturbed
 from mfrun.networks.several import Several
 from mfrun.networks.stand_in import stand_in
@@ -106,6 +107,15 @@ class AnyWidth(Architecture):
         real = self.widths(int(blueprint.width), blueprint.depth)
         drawn = stand_in(blueprint, self.layers_of(blueprint), self.held(blueprint), real)
         return self.made(drawn, blueprint)
+
+    def lumped(self, blueprint: Blueprint) -> list[float]:
+        """How many real neurons each of those of layers 1 .. L stands for; 1 in a real network."""
+        if blueprint.perturbed:
+            real = self.widths(blueprint.predict.width, blueprint.depth)
+            sizes = held_perturbed(blueprint, self.layers_of(blueprint))
+        else:
+            real, sizes = self.widths(int(blueprint.width), blueprint.depth), self.held(blueprint)
+        return [n / N for n, N in zip(real, sizes, strict=True)]
 
     def perturbed(self, blueprint: Blueprint) -> Network:
         widths = self.widths(blueprint.predict.width, blueprint.depth)

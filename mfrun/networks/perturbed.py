@@ -37,11 +37,15 @@ def perturbed(blueprint: Blueprint, layers: Layers, widths: list[int]) -> Drawn:
         layers: the shapes of the weights between two neurons.
         widths: n_1 .. n_L, whose fluctuations the neurons see.
     """
-    sizes, L = blueprint.predict, layers.L
+    return _Perturbed(blueprint, layers, held(blueprint, layers), widths).drawn()
+
+
+def held(blueprint: Blueprint, layers: Layers) -> list[int]:
+    """The neurons that layers 1 .. L of a perturbed limit hold."""
+    sizes = blueprint.predict
     typed = [any(counts.values()) for counts in names_of(blueprint, layers)]
-    points = [(sizes.first if l == 0 else sizes.last if typed[l] else sizes.inner) // 2 for l in range(L)]
-    neurons = [K * blueprint.copies for K in points]
-    return _Perturbed(blueprint, layers, neurons, widths).drawn()
+    points = [(sizes.first if l == 0 else sizes.last if typed[l] else sizes.inner) // 2 for l in range(layers.L)]
+    return [K * blueprint.copies for K in points]
 
 
 class _Perturbed(Lumps):

@@ -6,12 +6,8 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mfrun.runs.directory import RunDirectory, find_runs, newest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def main(args: argparse.Namespace) -> int:
@@ -25,8 +21,8 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def summary(runs: Iterable[RunDirectory], errors: bool = False) -> pd.DataFrame:
-    """A row for each run: state, step, the latest losses and errors, speed; as text.
+def summary(runs: Iterable[RunDirectory], errors: bool = False) -> list[dict[str, str]]:
+    """A row for each run: state, step, the latest losses and errors, speed; all rows have the same columns.
 
     ``by`` is the number of neurons that stand for those of the run's width.
 
@@ -34,9 +30,6 @@ def summary(runs: Iterable[RunDirectory], errors: bool = False) -> pd.DataFrame:
         runs: to list.
         errors: with the standard errors of averages over the evaluation's samples.
     """
-    # Half a second, and a mistyped folder has been answered by now.
-    import pandas as pd
-
     rows = []
     for run in runs:
         status = run.status()
@@ -51,7 +44,8 @@ def summary(runs: Iterable[RunDirectory], errors: bool = False) -> pd.DataFrame:
         if "wall_seconds" in status:
             row["time"] = duration(status["wall_seconds"])
         rows.append(row)
-    return pd.DataFrame(rows).fillna("-")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, "-") for name in columns} for row in rows]
 
 
 def _number(value: float | str) -> str:
@@ -65,13 +59,17 @@ def _error(value: float | None, wanted: bool) -> str:
 
 def table(runs: Iterable[RunDirectory], errors: bool = False) -> str:
     """The same for a terminal."""
-    frame = summary(runs, errors)
+    rows, above = summary(runs, errors), ""
     # Runs of one folder share their beginning; it is said once.
-    parents = {str(run.path.parent) for run in map(RunDirectory, frame["run"])}
-    if len(parents) == 1 and len(frame) > 1:
-        frame["run"] = [Path(r).name for r in frame["run"]]
-        return f"{parents.pop()}\n{frame.to_string(index=False)}"
-    return frame.to_string(index=False)
+    parents = {str(Path(row["run"]).parent) for row in rows}
+    if len(parents) == 1 and len(rows) > 1:
+        rows, above = [row | {"run": Path(row["run"]).name} for row in rows], f"{parents.pop()}\n"
+    # Without pandas, whose import would take longer than all else that the command does.
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return above + "\n".join(
+        " ".join(word.rjust(width) for word, width in zip(line, widths, strict=True)) for line in lines
+    )
 
 
 def duration(seconds: float) -> str:

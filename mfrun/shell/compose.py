@@ -15,6 +15,7 @@ from pathlib import Path
 import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -199,13 +200,20 @@ def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
             raise ConfigError(o.key_or_group, value, why + ("; --config-dir is to be given again" if resumed else ""))
 
 
-@functools.cache  # The jobs of a sweep ask for the same groups.
 def _options(group: str, name: str, extra: tuple[str, ...]) -> list[str]:
     """The options of a group; none where it is a plain key."""
-    if "." in group:
+    parent, _, last = group.rpartition("/")
+    # Hydra reads the first file anew for every group that it is asked for, and most keys are none.
+    if "." in group or last not in _listed(parent, ObjectType.GROUP, name, extra):
         return []
+    return _listed(group, ObjectType.CONFIG, name, extra)
+
+
+@functools.cache
+def _listed(group: str, kind: ObjectType, name: str, extra: tuple[str, ...]) -> list[str]:
+    """What a group has of a kind, groups below it or options; "" is above all others."""
     loader = GlobalHydra.instance().config_loader()
-    return list(loader.get_group_options(group, config_name=name, overrides=list(extra)))
+    return list(loader.get_group_options(group, kind, config_name=name, overrides=list(extra)))
 
 
 def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]) -> UserError:

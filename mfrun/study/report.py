@@ -76,7 +76,8 @@ def page(folder: Path, args: argparse.Namespace) -> str:
     parts = [f"<h1>{escape(title)}</h1>", _opening(curves, runs, facts), "<h2>Curves</h2>", _curves(curves, args)]
     reference = "limit" if any(is_limit(c) for c in curves) else "largest width"
     parts += [f"<h2>Distance to the {reference}</h2>", _comparison(folder, args)]
-    parts += ["<h2>Settings</h2>", _settings(runs), "<h2>Runs</h2>", _table(summary(find_runs(folder, waiting=True)))]
+    standing = pd.DataFrame(summary(find_runs(folder, waiting=True)))
+    parts += ["<h2>Settings</h2>", _settings(runs), "<h2>Runs</h2>", _table(standing)]
     parts += ["<h2>Again</h2>", f"<pre>{escape(_commands(folder, facts))}</pre>", _versions(runs)]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     return (
