@@ -35,8 +35,14 @@ def table(count: int = 40) -> pd.DataFrame:
     return frame
 
 
-@pytest.mark.parametrize(("file", "sep"), [("t.csv", ","), ("t.tsv", "\t")])
-def test_a_table_trains(file: str, sep: str, capfd: pytest.CaptureFixture[str]) -> None:
+# pandas keeps texts in one way where pyarrow is there, and in another one where it is not.
+@pytest.mark.parametrize(("file", "sep", "storage"), [("t.csv", ",", "python"), ("t.tsv", "\t", "pyarrow")])
+def test_a_table_trains(file: str, sep: str, storage: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pd.option_context("mode.string_storage", storage):
+        trained_on_a_table(file, sep, capfd)
+
+
+def trained_on_a_table(file: str, sep: str, capfd: pytest.CaptureFixture[str]) -> None:
     frame = table()
     frame.drop(columns="score").to_csv(file, index=False, sep=sep)
     words = [f"dataset.path={file}", "dataset.target=kind", "dataset.test_fraction=0.25", "loss=cross_entropy"]
@@ -56,10 +62,10 @@ def test_a_table_trains(file: str, sep: str, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_a_parquet_table_is_the_csv_s() -> None:
-    pytest.importorskip("pyarrow")
-    table().to_csv("t.csv", index=False)
+    table().drop(columns="score").to_csv("t.csv", index=False)
     pd.read_csv("t.csv").to_parquet("t.parquet")
-    one, other = (load(path=f, target="score,a", test_fraction=0.5) for f in ("t.csv", "t.parquet"))
+    one, other = (load(path=f, target="kind", test_fraction=0.5) for f in ("t.csv", "t.parquet"))
+    assert one.classes == other.classes == ["cat", "dog"]
     for split in ("train", "test"):
         for x, y in zip(one.data[split], other.data[split], strict=True):
             torch.testing.assert_close(x, y)

@@ -82,10 +82,11 @@ CALL = {"_target_": "pathlib.Path.touch", "_args_": ["sprung"]}
 @pytest.mark.parametrize("file", ["r/config.yaml", "r/.hydra/overrides.yaml"])
 def test_yaml_that_makes_objects(run: str, file: str, capfd: pytest.CaptureFixture[str]) -> None:
     Path(file).write_text(f"x: {TAGGED}\n")
-    reading = [[command, "r"] for command in ("statics", "plot", "compare", "report", "export", "ensemble", "predict")]
     assert here("train", "dir=r", "resume=true") == 2
-    for words in reading:
-        assert here(*words) in (0, 1, 2)
+    # Of a run alone there is no comparison, no ensemble and no prediction.
+    reading = {"compare": 2, "ensemble": 2, "predict": 2, "report": 2, "statics": 0, "plot": 0, "export": 0}
+    for command, code in reading.items():
+        assert here(command, "r") == (2 if file == "r/config.yaml" else code)
     assert "Traceback" not in capfd.readouterr().err
     assert not TRAP.exists()
 
@@ -132,6 +133,16 @@ def test_overrides_of_another_form(run: str, overrides: str, capfd: pytest.Captu
     err = capfd.readouterr().err
     assert err.startswith("mfrun: ")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["overrides", "swept", "runs"])
+def test_a_sweep_s_lists_of_another_form(run: str, key: str, capfd: pytest.CaptureFixture[str]) -> None:
+    edit_yaml("s/sweep.yaml", **{key: 5})
+    for words in (["report", "s"], ["status", "s"], ["sweep", "dir=s", "resume=true"]):
+        assert here(*words) == 2, words
+        err = capfd.readouterr().err
+        assert err.startswith("mfrun: ")
+        assert err.endswith("s/sweep.yaml: holds 5 where a list of words is meant\n")
 
 
 # -- code of one's own -----------------------------------------------------------------------------------------------

@@ -41,6 +41,10 @@ EXPECTED = [
     (["schedule=piecewise", "schedule.times=[5,60]", "steps=0"], ""),
     (["width=inf", "particles.first=128"], "particles.first=128: fewer than 256"),
     (["width=inf", "particles.last=48"], "particles.last=48: fewer than 64"),
+    (["width=inf", "init=embedding", "particles.inner=48"], "particles.inner=48: fewer than 64"),
+    (["width=inf", "init=embedding", "particles.inner=48", "depth=3"], ""),
+    (["width=inf", "particles.inner=48"], ""),
+    (["width=inf", "perturbed=1", "particles.first=128"], ""),
     (["width=1000", "neurons=64"], "neurons=64: 64 neurons of layer 1 represent the law of w in 32 dimensions"),
     (["width=1000", "neurons=64", "stand_in.first=256"], ""),
     (

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mfrun.dynamics.experiment import Experiment
 
 # Fewer particles than these are a poor integral over the measure of a layer, and their bars too short.
-FEW_PARTICLES = {"first": 256, "last": 64}
+FEW_PARTICLES = {"first": 256, "inner": 64, "last": 64}
 # And neurons of a first layer that stand for more, or that are fewer than this part of the dimensions of its law.
 FEW_STAND_INS, PART = 256, 0.25
 # Noise of inner weights that is fewer of these distances between two numbers does not outlive a run (docs/width.md):
@@ -63,9 +63,14 @@ def targets_like_classes(experiment: Experiment) -> Iterator[Suspicion]:
 
 def few_particles(experiment: Experiment) -> Iterator[Suspicion]:
     """An n = infinity that is little more than a small network."""
-    for key, least in FEW_PARTICLES.items() if math.isinf(experiment.cfg.width) else ():
-        count = getattr(experiment.blueprint.particles, key)
-        if count < least:
+    blueprint = experiment.blueprint
+    if not blueprint.infinite or blueprint.perturbed:
+        return
+    for key, least in FEW_PARTICLES.items():
+        count = getattr(blueprint.particles, key)
+        # Layers between the first and the last one have types where they have labels.
+        idle = key == "inner" and not (blueprint.init.labelled and blueprint.depth > 3)
+        if count < least and not idle:
             why = (
                 f"fewer than {least} particles stand poorly for n = infinity, and the columns _bar say too little of it"
             )

@@ -386,10 +386,43 @@ def write_sweep(path: Path, facts: dict[str, Any]) -> None:
 
 
 def read_sweep(path: Path) -> dict[str, Any] | None:
-    """What :func:`write_sweep` recorded; None where no sweep was started."""
-    if not (path / SWEEP).is_file():
+    """What :func:`write_sweep` recorded; None where no sweep was started.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = path / SWEEP
+    if not file.is_file():
         return None
-    return plain(load_yaml(path / SWEEP))
+    found = plain(load_yaml(file))
+    return found | {key: listed(found[key], file) for key in ("overrides", "swept", "runs") if key in found}
+
+
+def read_words(run_dir: Path) -> list[str] | None:
+    """The words that a run was started with, as Hydra has recorded them; None where it has not.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = run_dir / ".hydra" / "overrides.yaml"
+    if not file.is_file():
+        return None
+    try:
+        saved = OmegaConf.load(file)
+    except Exception as error:  # OmegaConf passes on whatever its YAML reader meets.
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+    return listed(OmegaConf.to_container(saved) if OmegaConf.is_config(saved) else saved, file)
+
+
+def listed(saved: object, file: Path) -> list[str]:
+    """The words that a file holds.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if not isinstance(saved, list):
+        raise UserError(f"{file}: holds {saved} where a list of words is meant")
+    return [str(word) for word in saved]
 
 
 def _busy(folder: Path) -> str:

@@ -15,13 +15,12 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 import plotly.graph_objects as go
-from omegaconf import OmegaConf
 
 from mfrun import __version__
 from mfrun.config import flatten, width_label
 from mfrun.errors import UserError
 from mfrun.files import plain, write_atomically
-from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep
+from mfrun.runs.directory import RunDirectory, find_runs, newest, read_sweep, read_words
 from mfrun.runs.status import duration, summary
 from mfrun.shell import options
 from mfrun.study import compare, kernels, style, widths
@@ -255,12 +254,11 @@ def _settings(runs: list[RunDirectory]) -> str:
 def _commands(folder: Path, facts: dict[str, Any]) -> str:
     """What repeats the runs."""
     if facts:
-        return shlex.join(["mfrun", "sweep", *map(str, facts.get("overrides", []))])
+        return shlex.join(["mfrun", "sweep", *facts.get("overrides", [])])
     lines = []
     for run in find_runs(folder):
-        typed = run.path / ".hydra" / "overrides.yaml"
-        words = OmegaConf.to_container(OmegaConf.load(typed)) if typed.is_file() else []
-        lines.append(shlex.join(["mfrun", "train", *(str(w) for w in words or [] if not str(w).startswith("dir="))]))
+        words = read_words(run.path) or []
+        lines.append(shlex.join(["mfrun", "train", *(word for word in words if not word.startswith("dir="))]))
     return "\n".join(lines)
 
 

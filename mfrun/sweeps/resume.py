@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mfrun.errors import UserError
 from mfrun.registry import distrust, names_in
-from mfrun.runs.directory import SWEEP, RunDirectory, read_sweep
+from mfrun.runs.directory import SWEEP, RunDirectory, listed, read_sweep, read_words
 from mfrun.shell import commandline
 from mfrun.shell.compose import compose, compose_whole
 
@@ -42,14 +42,10 @@ def words_of_run(run_dir: Path) -> list[str]:
     if not RunDirectory(run_dir).exists():
         held = " (its config.yaml is missing)" if file.is_file() else ""
         raise UserError(f"dir={run_dir}: no run to resume here{held}")
-    if not file.is_file():
+    saved = read_words(run_dir)
+    if saved is None:
         raise UserError(f"dir={run_dir}: the words that the run was started with are missing ({file})")
-    try:
-        saved = OmegaConf.load(file)
-    except Exception as error:
-        raise UserError(f"{file}: cannot be read") from error
-    plain = OmegaConf.to_container(saved) if OmegaConf.is_config(saved) else saved
-    return [o for o in _checked(plain, file) if not o.startswith(("resume=", "dir="))]
+    return [o for o in _checked(saved, file) if not o.startswith(("resume=", "dir="))]
 
 
 def words_of_sweep(top: Path) -> list[str]:
@@ -63,7 +59,7 @@ def words_of_sweep(top: Path) -> list[str]:
         raise UserError(f"dir={top}: holds a run; {going_on('train', top)} goes on with it")
     if recorded is None:
         raise UserError(f"dir={top}: no sweep to resume here")
-    return _checked(recorded.get("overrides"), top / "sweep.yaml")
+    return _checked(recorded.get("overrides"), top / SWEEP)
 
 
 def _checked(saved: object, file: Path) -> list[str]:
@@ -72,9 +68,7 @@ def _checked(saved: object, file: Path) -> list[str]:
     Raises:
         UserError: they do, or are no overrides.
     """
-    if not isinstance(saved, list):
-        raise UserError(f"{file}: holds no list of overrides")
-    words = [str(o) for o in saved]
+    words = listed(saved, file)
     for o in commandline.parse(words):
         if o.key_or_group.partition("/")[0].partition(".")[0] == "hydra":
             raise UserError(f"{file}: holds {commandline.line(o)}; a run's folder does not configure Hydra")
