@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from commands import TINY, here
+from commands import LIMIT, TINY, here
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
@@ -135,10 +135,17 @@ def test_a_mistyped_folder_is_answered_before_anything_heavy_is_imported(command
     assert not imported & {"torch", "pandas", "numpy", "matplotlib", "hydra", "omegaconf"}
 
 
-def test_curves_are_drawn_without_torch() -> None:
+def test_what_a_command_does_without() -> None:
+    """plot, compare and status without torch; train without torch's compiler, pandas and matplotlib."""
     assert here("sweep", *SEVERAL, "widths=[3,5,8]", "steps=20", "dir=s") == 0
-    for command in ("plot", "compare"):
-        check = f"from mfrun.cli import COMMANDS; COMMANDS[{command!r}](['s'])\n"
-        check += "import sys; print([m for m in ('torch', 'scipy.stats') if m in sys.modules])"
+    limit = ["train", *TINY, *LIMIT, "width=inf", "steps=1", "dir=r"]
+    for words, without in (
+        (["plot", "s"], ("torch", "scipy.stats")),
+        (["compare", "s"], ("torch", "scipy.stats")),
+        (["status", "s"], ("torch", "numpy", "pandas")),
+        (limit, ("torch._dynamo", "pandas", "matplotlib")),
+    ):
+        check = f"from mfrun.cli import COMMANDS; COMMANDS[{words[0]!r}]({words[1:]!r})\n"
+        check += f"import sys; print([m for m in {without!r} if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]"

@@ -98,7 +98,7 @@ class Embedding(IID):
             return None
         if name == "bias":
             return labels.sum(-1, keepdim=True) / math.sqrt(self.m)
-        return labels[..., torch.arange(count, device=labels.device) % self.m]
+        return labels[..., torch.arange(count) % self.m]
 
     def look(self, fan_in: int, principal: Callable[[int], Tensor]) -> None:
         if not self.labelled:
@@ -146,11 +146,11 @@ class Embedding(IID):
     def inner(self, l: int, above: Tensor | None, below: Tensor | None) -> Tensor | float:  # type: ignore[override]
         if above is None or below is None:
             return self.mu2
-        if ":" not in self.g:
-            return G[self.g](above @ below.mT / math.sqrt(self.m)).mul(self.tau).add(self.mu2)
         wanted = (*above.shape[:-1], below.shape[-2])
         if above.is_meta:  # Only shapes are asked for, and the user's own code may need numbers.
             return above.new_empty(wanted)
+        if ":" not in self.g:
+            return G[self.g](above @ below.mT / math.sqrt(self.m)).mul(self.tau).add(self.mu2)
         try:
             found = self._own(l, above, below)
         except Exception as error:  # It is the user's own code.

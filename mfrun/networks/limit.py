@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mfrun.networks.architecture import Blueprint
@@ -51,11 +52,15 @@ def limit(blueprint: Blueprint, layers: Layers, discretisation: list[Types]) -> 
     *types, w_law = discretisation
     stack = len(types[0].nodes)
     typed = Typed(blueprint, layers, [t.nodes for t in types])
-    nodes = w_law.nodes.sum(-1).to(types[0].nodes.device) * init.noise
+    # On the device meta torch imports its compiler for a second where an operation does not write into an array.
+    nodes = w_law.nodes.sum(-1).mul_(init.noise).to(types[0].nodes.device)
 
     def inner(l: int) -> Tensor:
         """W_{l+1}: the nodes around the conditional mean of each pair of types."""
-        W = nodes[:, None, None, :] + beside(typed.inner(l), 1)
+        mean, W = beside(typed.inner(l), 1), nodes[:, None, None, :]
+        if isinstance(mean, Tensor):
+            W = W.expand(torch.broadcast_shapes(W.shape, mean.shape))  # type: ignore[no-untyped-call]
+        W = W.clone().add_(mean)
         W = W.expand(stack, types[l].count, types[l - 1].count, -1).flatten(-2)
         kernel = layers.kernels[l]
         return W[(..., *[None] * len(kernel))].expand(*W.shape, *kernel)

@@ -65,7 +65,7 @@ class Neuron:
 
     def initial(self, x: Tensor) -> Tensor:
         """theta at step 0 from coordinates x (..., q) of mean 0 and variance 1."""
-        return x * x.new_tensor(self.deviations) + x.new_tensor(self.means)
+        return x.clone().mul_(x.new_tensor(self.deviations)).add_(x.new_tensor(self.means))
 
     def value(self, sigma: Activation, theta: Theta, h: Tensor) -> Tensor:
         """sigma_l(theta, h) of h's shape, by operations that torch can differentiate.

@@ -140,4 +140,4 @@ class Lumps:
 
     def _twice(self, array: Tensor, axis: int) -> Tensor:
         """The array with its copies beside it."""
-        return torch.cat([array] * self.copies, axis)
+        return array.repeat(*(self.copies if i == axis else 1 for i in range(array.dim())))
