@@ -136,14 +136,14 @@ def test_a_mistyped_folder_is_answered_before_anything_heavy_is_imported(command
 
 
 def test_what_a_command_does_without() -> None:
-    """plot, compare and status without torch; train without torch's compiler, pandas and matplotlib."""
+    """plot, compare and status without torch; train without torch's compiler and matplotlib."""
     assert here("sweep", *SEVERAL, "widths=[3,5,8]", "steps=20", "dir=s") == 0
     limit = ["train", *TINY, *LIMIT, "width=inf", "steps=1", "dir=r"]
     for words, without in (
         (["plot", "s"], ("torch", "scipy.stats")),
         (["compare", "s"], ("torch", "scipy.stats")),
         (["status", "s"], ("torch", "numpy", "pandas")),
-        (limit, ("torch._dynamo", "pandas", "matplotlib")),
+        (limit, ("torch._dynamo", "matplotlib")),
     ):
         check = f"from mfrun.cli import COMMANDS; COMMANDS[{words[0]!r}]({words[1:]!r})\n"
         check += f"import sys; print([m for m in {without!r} if m in sys.modules])"
