@@ -103,7 +103,7 @@ def test_an_earlier_step(sweep: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_beside_a_prediction(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["predict.groups=2", "predict.pairs=2", "predict.tested=0", "predict.first=32", "predict.last=16"]
-    assert here("predict", *TASK, *LIMIT, *few, "dir=p") == 0
+    assert here("predict", *TASK, *LIMIT, *few, "dir=p", "--metrics", "population_loss") == 0
     capsys.readouterr()
     assert here("ensemble", str(sweep), "--predict=p", "--out=e") == 0
     assert "predicted" in capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_beside_a_prediction(sweep: Path, capsys: pytest.CaptureFixture[str]) ->
     assert part[math.inf] == pytest.approx(law["common"] / 20)
     assert part[2] == pytest.approx((law["c"] + law["common"]) / 2 / 20)
     # Of a step that it does not have a prediction says nothing, and the command says so.
-    assert here("predict", *TASK, *LIMIT, *few, "budget=0.5", "dir=short") == 0
+    assert here("predict", *TASK, *LIMIT, *few, "budget=0.5", "dir=short", "--metrics", "population_loss") == 0
     capsys.readouterr()
     assert here("ensemble", str(sweep), "--predict=short", "--out=e") == 0
     said = capsys.readouterr()

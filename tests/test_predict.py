@@ -166,9 +166,9 @@ def test_a_prediction_goes_on_where_its_data_have_moved(capfd: pytest.CaptureFix
         "steps=20",
         "threads=1",
     ]
-    assert here("predict", *words, *few, "dir=p") == 0
+    assert here("predict", *words, *few, "dir=p", "--metrics", "train_loss") == 0
     Path("a.npz").rename("b.npz")
-    assert here("predict", "dir=p", "resume=true", "steps=40", "dataset.path=b.npz") == 0
+    assert here("predict", "dir=p", "resume=true", "steps=40", "dataset.path=b.npz", "--metrics", "train_loss") == 0
     assert {status(str(run))["step"] for run in Path("p").glob("width=*")} == {40}
     x = dict(np.load("b.npz"))
     np.savez("c.npz", **{**x, "x_train": x["x_train"][::-1]})
@@ -290,12 +290,12 @@ def test_a_growth_is_seen_where_neurons_part_in_proportion() -> None:
 
 FEW = ["predict.groups=2", "predict.pairs=2", "predict.tested=1", "predict.first=8", "predict.last=4"]
 KEYS = [*[w for w in TINY if not w.startswith("width")], *FEW, "predict.inner=4", "steps=20"]
+LOSS = ["--metrics", "population_loss"]
 
 
-def test_a_prediction_goes_on_and_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, out, err = mfrun("predict", *KEYS, "dir=p", "--accuracy", "0.01", "widths=[100,1e6]")
-    assert code == 0, err
+def test_a_prediction_goes_on_and_is_read_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("predict", *KEYS, "dir=p", "--accuracy", "0.01", "widths=[100,1e6]") == 0
+    out = capsys.readouterr().out
     assert "from 4 mirrored pairs in 2 groups" in out
     assert "1e6" in out
     assert "to be within 0.01 of the limit at step 20" in out
@@ -306,12 +306,12 @@ def test_a_prediction_goes_on_and_is_read_again(tmp_path: Path, monkeypatch: pyt
     first = rows("p/width=inf,perturbed=1")
     assert len({row["replicate"] for row in first}) == 1 + 2 * 2 + 2 * 1
     # Longer, and by one group more; the groups that are there go on.
-    code, out, err = mfrun("predict", "dir=p", "resume=true", "steps=40", "predict.groups=3")
+    code, out, err = mfrun("predict", "dir=p", "resume=true", "steps=40", "predict.groups=3", *LOSS)
     assert code == 0, err
     assert "from 6 mirrored pairs in 3 groups" in out
     assert status("p/width=inf,perturbed=1")["step"] == 40
     assert rows("p/width=inf,perturbed=1")[: len(first) - 7] == first[:-7]
-    assert here("predict", "p", "widths=[200]", "--metrics", "population_loss", "--format", "svg") == 0
+    assert here("predict", "p", "widths=[200]", *LOSS, "--format", "svg") == 0
     # A metric that moves in jumps is read as well.
     assert here("predict", "p", "widths=[200]", "--metrics", "population_error") == 0
     assert Path("p/predict.svg").exists()
@@ -321,14 +321,14 @@ def test_a_folder_of_ones_own_files_is_no_prediction_to_read(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     Path("mine/schedule").mkdir(parents=True)
     Path("mine/schedule/slow.yaml").write_text("name: power\np: 0.5\nwarmup: 0.0\nmultipliers: []\n")
-    assert here("predict", "--config-dir", "mine", "schedule=slow", *KEYS, "steps=3", "dir=p") == 0
+    assert here("predict", "--config-dir", "mine", "schedule=slow", *KEYS, "steps=3", "dir=p", *LOSS) == 0
     assert "p: 0.5" in Path("p/width=inf,perturbed=0/config.yaml").read_text()
 
 
 def test_perturbed_limits_are_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """plot and compare take the limit of a prediction's folder, and nothing else."""
     monkeypatch.chdir(tmp_path)
-    assert here("predict", *KEYS, "dir=p") == 0
+    assert here("predict", *KEYS, "dir=p", *LOSS) == 0
     assert here("train", *KEYS, "width=4", "dir=real") == 0
     capsys.readouterr()
     # Nor is a network beside a prediction its limit; and two predictions are not one.
@@ -349,7 +349,7 @@ def test_perturbed_limits_are_no_curves(tmp_path: Path, monkeypatch: pytest.Monk
 def test_compare_lays_networks_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     words = [w for w in KEYS if not w.startswith("predict.first")]
-    assert here("predict", *words, "predict.first=64", "dir=p") == 0
+    assert here("predict", *words, "predict.first=64", "dir=p", *LOSS) == 0
     assert here("sweep", *words, "widths=[8,64]", "replicates=8", "dir=real") == 0
     capsys.readouterr()
     assert here("compare", "p", "real", "--out", "c", "--metrics", "population_loss", "--predict", "p") == 0
