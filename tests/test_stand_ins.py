@@ -184,7 +184,7 @@ def test_the_first_and_the_last_layer_may_hold_more(words: tuple[str, ...], size
 )
 def test_the_curve_and_its_spread_are_the_real_ones(words: tuple[str, ...], N: int, first: int) -> None:
     """n = 96: mean and deviation over 24 starts, within the errors of both."""
-    S, marks = 24, [0, 50, 100]
+    S, marks, words = 24, [0, 50, 100], (*words, "dtype=float32")
     real = trained(experiment("width=96", f"replicates={S}", *words), marks)
     some = experiment("width=96", f"neurons={N}", f"stand_in.first={first}", f"replicates={S}", *words)
     stood = trained(some, marks)
