@@ -31,6 +31,11 @@ def typed(value: object) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
+def printable(text: str) -> str:
+    """What a file of somebody else's holds, as it can stand in a line: a space for each character that moves others."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def of_the_system(error: OSError, trains: bool = True) -> str:
     """What the system says of a file, in one line, and on a full disk what becomes of the run that was trained."""
     said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

@@ -574,7 +574,7 @@ FILES = [
         "overrides that are none",
         text(**{"s/sweep.yaml": "overrides: 3\n"}),
         "sweep dir=s resume=true",
-        "s/sweep.yaml: holds 3 where a list of words is meant",
+        "s/sweep.yaml: overrides: 3: must be a list of words",
     ),
     (
         "overrides of a run that do not parse",

@@ -138,7 +138,7 @@ def test_a_mistyped_folder_is_answered_before_anything_heavy_is_imported(command
 def test_what_a_command_does_without() -> None:
     """plot, compare and status without torch; train without torch's compiler and matplotlib."""
     assert here("sweep", *SEVERAL, "widths=[3,5,8]", "steps=20", "dir=s") == 0
-    limit = ["train", *TINY, *LIMIT, "width=inf", "steps=1", "dir=r"]
+    limit = ["train", *TINY, *LIMIT, "width=inf", "init=embedding", "init.m=2", "steps=1", "dir=r"]
     for words, without in (
         (["plot", "s"], ("torch", "scipy.stats")),
         (["compare", "s"], ("torch", "scipy.stats")),

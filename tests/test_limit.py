@@ -1,6 +1,6 @@
 """The n = infinity network: against finite networks as n grows, and against the paper's evolution equations.
 
-Equation numbers are the paper's. Everything is float64, on data that all networks share.
+Equation numbers are the paper's. Everything is float64 but statistics, on data that all networks share.
 """
 
 from __future__ import annotations
@@ -397,7 +397,7 @@ def holdout() -> tuple[Tensor, Tensor]:
 def trained(width: float, L: int, activation: Activation, tau3: float, **keys) -> Tensor:
     """Outputs (S, points) on fresh points, after SGD on one stream of data for all widths.
 
-    Chance is far larger than what float32 rounds, which takes half the time.
+    In float32, which takes half the time, and whose rounding is far below chance.
     """
     network = make(width, L + 1, initial(tau3), d=D, activation=activation, dtype=torch.float32, **keys)
     descend(network, [(x.float(), y.float()) for x, y in data(STEPS, BATCH, D, 5)], ALPHA)

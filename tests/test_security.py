@@ -83,7 +83,7 @@ CALL = {"_target_": "pathlib.Path.touch", "_args_": ["sprung"]}
 def test_yaml_that_makes_objects(run: str, file: str, capfd: pytest.CaptureFixture[str]) -> None:
     Path(file).write_text(f"x: {TAGGED}\n")
     assert here("train", "dir=r", "resume=true") == 2
-    # Of a run alone there is no comparison, no ensemble and no prediction.
+    # Of a run alone there is no comparison, no ensemble and no prediction; its report says with which words it began.
     reading = {"compare": 2, "ensemble": 2, "predict": 2, "report": 2, "statics": 0, "plot": 0, "export": 0}
     for command, code in reading.items():
         assert here(command, "r") == (2 if file == "r/config.yaml" else code)
@@ -137,12 +137,13 @@ def test_overrides_of_another_form(run: str, overrides: str, capfd: pytest.Captu
 
 @pytest.mark.parametrize("key", ["overrides", "swept", "runs"])
 def test_a_sweep_s_lists_of_another_form(run: str, key: str, capfd: pytest.CaptureFixture[str]) -> None:
-    edit_yaml("s/sweep.yaml", **{key: 5})
+    edit_yaml("s/sweep.yaml", **{key: "a\nb\x1b"})
     for words in (["report", "s"], ["status", "s"], ["sweep", "dir=s", "resume=true"]):
         assert here(*words) == 2, words
         err = capfd.readouterr().err
         assert err.startswith("mfrun: ")
-        assert err.endswith("s/sweep.yaml: holds 5 where a list of words is meant\n")
+        assert err.endswith(f"s/sweep.yaml: {key}: a b : must be a list of words\n")
+        assert err.count("\n") == 1
 
 
 # -- code of one's own -----------------------------------------------------------------------------------------------
@@ -285,7 +286,11 @@ def test_a_swept_value_does_not_lead_out_of_the_sweep(capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "null", "3", "{}", '{"state": "running"}', '{"state": 1, "host": 2, "pid": "x"}', "\x00"]
+    "content",
+    [
+        *("", "[]", "null", "3", "{}", "\x00", '{"state": "running"}'),
+        *('{"state": 1, "host": 2, "pid": "x"}', '{"state": 5, "host": "x", "pid": 1}'),
+    ],
 )
 def test_status_of_another_form(run: str, content: str, capfd: pytest.CaptureFixture[str]) -> None:
     Path("r/status.json").write_text(content)

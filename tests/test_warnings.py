@@ -22,6 +22,8 @@ from mfrun.shell.compose import compose
 
 # (words of the command line, what is said of the key; "" for nothing). steps * alpha = 100 * 0.1 = 10.
 TEN = ["steps=100", "alpha=0.1"]
+# Neurons with more coordinates than a grid has nodes for: b, theta and, in layer L, beta.
+MANY = ["init.tau3=0.5", "neuron=affine", "neuron.deviations=[0.3,0.3]"]
 EXPECTED = [
     ([], ""),
     (["schedule.warmup=11"], "schedule.warmup=11.0: the run, which ends at t = .* = 10, reaches 0.91 of the rate"),
@@ -40,9 +42,12 @@ EXPECTED = [
     (["schedule=piecewise", "schedule.times=[5,9]", "budget=0.1"], ""),
     (["schedule=piecewise", "schedule.times=[5,60]", "steps=0"], ""),
     (["width=inf", "particles.first=128"], "particles.first=128: fewer than 256"),
-    (["width=inf", "particles.last=48"], "particles.last=48: fewer than 64"),
+    (["width=inf", "particles.last=48", *MANY], "particles.last=48: fewer than 64"),
+    (["width=inf", "particles.last=48", "init.tau3=0.5"], ""),
     (["width=inf", "init=embedding", "particles.inner=48"], "particles.inner=48: fewer than 64"),
     (["width=inf", "init=embedding", "particles.inner=48", "depth=3"], ""),
+    (["width=inf", "init=embedding", "init.m=2", "particles.inner=48"], ""),
+    (["width=inf", "particles.inner=48", *MANY], "particles.inner=48: fewer than 64"),
     (["width=inf", "particles.inner=48"], ""),
     (["width=inf", "perturbed=1", "particles.first=128"], ""),
     (["width=1000", "neurons=64"], "neurons=64: 64 neurons of layer 1 represent the law of w in 32 dimensions"),
@@ -53,22 +58,24 @@ EXPECTED = [
     ),
     (["width=1000", "neurons=256", "dataset.d=1024"], ""),
     (["width=1000", "neurons=64", "stand_in.first=258", "dataset.d=1028"], ""),
-    (["width=1e12", "neurons=256"], ""),
+    (["width=1e11", "neurons=256"], ""),
     (
-        ["width=1e14", "neurons=256"],
-        "dtype=float32: numbers of the size of the inner weights are 1.2e-07 apart, and .* at n = 1e.14 is 1.6e-07",
+        ["width=1e12", "neurons=256"],
+        "dtype=float32: numbers of the size of inner weights are up to 1.2e-07 apart, .* n = 1e12 is 1.6e-06: .*",
     ),
     (["width=1e14", "neurons=256", "dtype=float64"], ""),
     (["width=1e14", "neurons=256", "init.tau2=2"], ""),
-    (["width=1e14", "neurons=256", "init.mu2=0"], ""),
-    (["width=1e14", "neurons=256", "init.mu2=-1e3", "init.tau2=2"], "dtype=float32: .* are 0.00012 apart"),
+    (["width=1e14", "neurons=256", "init.mu2=0"], "dtype=float32: "),
+    (["width=1e14", "neurons=256", "init.mu2=-1e3", "init.tau2=2"], "dtype=float32: .* are up to 0.00012 apart"),
     (["width=1e14", "neurons=256", "init.tau2=0"], ""),
     (["width=1e14", "neurons=256", "depth=2"], ""),
     (["width=1e14", "neurons=256", "init=embedding", "init.noise=0.1", "init.tau=0"], "dtype=float32: .*"),
-    (["width=1e5", "neurons=256", "precision=bf16"], "precision=bf16: .* are 0.0078 apart, .* is 0.0051: .*; float32"),
+    (["width=1e14", "neurons=256", "init=embedding", "init.noise=0.1"], ""),
+    (["width=1e14", "neurons=256", "precision=bf16"], "dtype=float32: .*"),
+    (["width=1e5", "neurons=256", "precision=bf16"], "precision=bf16: .* up to 0.0078 apart, .* is 0.0051: .*"),
     (["width=1e4", "neurons=256", "precision=bf16"], ""),
     (["width=inf", "perturbed=1"], ""),
-    (["width=inf", "perturbed=1", "predict.width=1000000000000"], "dtype=float32: .* n = 1e.12 is 4e-07"),
+    (["width=inf", "perturbed=1", "predict.width=1000000000000"], "dtype=float32: .* n = 1e12 is 4e-07"),
     (["width=inf", "particles.first=256", "particles.last=64"], ""),
     (["particles.first=32"], ""),
 ]
@@ -138,10 +145,10 @@ def test_once_for_a_sweep(capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
     assert "warning" not in out
     warned = [line.split("=")[0] for line in err.splitlines() if "warning" in line]
-    assert warned == [f"mfrun: warning: {key}" for key in ("schedule.warmup", "particles.first", "particles.last")]
+    assert warned == [f"mfrun: warning: {key}" for key in ("schedule.warmup", "particles.first")]
 
 
-@pytest.mark.parametrize(("n", "warned"), [(10**12, False), (10**14, True)])
+@pytest.mark.parametrize(("n", "warned"), [(10**10, False), (10**14, True)])
 def test_float32_loses_what_it_is_said_to_lose(n: int, warned: bool, capfd: pytest.CaptureFixture[str]) -> None:
     """The deviation over neurons of h_2 by weights of either type, which start from the same draws."""
     found = []
@@ -156,7 +163,7 @@ def test_float32_loses_what_it_is_said_to_lose(n: int, warned: bool, capfd: pyte
         h = below @ (network.probabilities(1).double().unsqueeze(-1) * torch.relu(W @ x))
         found.append(float(h.std(1).square().mean().sqrt()))
     assert ("dtype=float32" in capfd.readouterr().err) == warned
-    assert (found[0] > 1.5 * found[1]) == warned, found
+    assert (found[0] > 1.1 * found[1]) == warned, found
 
 
 def test_a_refused_command_does_not_warn(capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from mfrun.config import width_label
 from mfrun.runs.progress import say
 
 if TYPE_CHECKING:
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 FEW_PARTICLES = {"first": 256, "inner": 64, "last": 64}
 # And neurons of a first layer that stand for more, or that are fewer than this part of the dimensions of its law.
 FEW_STAND_INS, PART = 256, 0.25
-# Noise of inner weights that is fewer of these distances between two numbers does not outlive a run (docs/width.md):
-# those of the type that weights are kept in, where every update rounds them, and those of the factors of products.
-KEPT, MULTIPLIED = 4.0, 1.0
+# Where the noise of inner weights is fewer of the distances between two numbers, rounding may add as much to it
+# (docs/width.md): in a long run for the type that weights are kept in, at once for that of the factors of products.
+KEPT, MULTIPLIED = 16.0, 1.0
+# What a weight comes to as it learns, where it does not start there.
+SIZE = 1.0
 # A target of a regression seldom has so few values.
 FEW_VALUES = 20
 # (key, value, why it is suspect)
@@ -63,14 +66,16 @@ def targets_like_classes(experiment: Experiment) -> Iterator[Suspicion]:
 
 def few_particles(experiment: Experiment) -> Iterator[Suspicion]:
     """An n = infinity that is little more than a small network."""
-    blueprint = experiment.blueprint
-    if not blueprint.infinite or blueprint.perturbed:
+    from mfrun.networks.drawing import AnyWidth
+    from mfrun.networks.limit import in_particles
+
+    blueprint, architecture = experiment.blueprint, experiment.architecture
+    if not blueprint.infinite or blueprint.perturbed or not isinstance(architecture, AnyWidth):
         return
+    taken = in_particles(blueprint, architecture.layers_of(blueprint))
     for key, least in FEW_PARTICLES.items():
         count = getattr(blueprint.particles, key)
-        # Layers between the first and the last one have types where they have labels.
-        idle = key == "inner" and not (blueprint.init.labelled and blueprint.depth > 3)
-        if count < least and not idle:
+        if key in taken and count < least:
             why = (
                 f"fewer than {least} particles stand poorly for n = infinity, and the columns _bar say too little of it"
             )
@@ -90,7 +95,7 @@ def few_stand_ins(experiment: Experiment) -> Iterator[Suspicion]:
 
 
 def noise_in_the_rounding(experiment: Experiment) -> Iterator[Suspicion]:
-    """A width that inner weights have no digits for: without labels their noise alone tells one width from another."""
+    """A width that inner weights have no digits for: without labels their noise makes the neurons of a layer differ."""
     import torch
 
     from mfrun.networks.drawing import AnyWidth
@@ -101,23 +106,24 @@ def noise_in_the_rounding(experiment: Experiment) -> Iterator[Suspicion]:
         return
     if not isinstance(architecture, AnyWidth):
         return
-    # Its variance is tau2^2 over the neurons behind one, and it has two parts (mfrun.networks.stand_in).
+    # The least that a sum over a layer sees of it, tau2^2 over the neurons that one stands for (networks/stand_in.py).
     noise = init.noise / math.sqrt(max(architecture.lumped(blueprint)))
-    largest = max(float(torch.as_tensor(init.inner(l, None, None)).abs().max()) for l in range(2, blueprint.depth))
+    means = [torch.as_tensor(init.inner(l, None, None)) for l in range(2, blueprint.depth)]
+    size = max(SIZE, noise, *(float(mean.abs().max()) for mean in means))
     n = blueprint.predict.width if blueprint.perturbed else cfg.width
     multiplied = {"tf32": 2.0**-10, "bf16": 2.0**-7}
     for key, distance, least, other in (
-        ("dtype", torch.finfo(blueprint.dtype).eps, KEPT, "float64"),
-        ("precision", multiplied.get(cfg.precision, 0.0), MULTIPLIED, "float32"),
+        ("dtype", torch.finfo(blueprint.dtype).eps * size, KEPT, "float64"),
+        ("precision", multiplied.get(cfg.precision, 0.0) * size, MULTIPLIED, "float32"),
     ):
-        distance *= max(largest, noise)
         if noise < least * distance:
             why = (
-                f"numbers of the size of the inner weights are {distance:.2g} apart, and the noise that these have at "
-                f"n = {n:g} is {noise:.2g}: much of what tells this width from others is lost; {other} keeps it "
+                f"numbers of the size of inner weights are up to {distance:.2g} apart, and the noise by which these "
+                f"differ at n = {width_label(n)} is {noise:.2g}: rounding may add as much; {other} keeps it apart "
                 "(docs/width.md)"
             )
             yield key, getattr(cfg, key), why
+            return
 
 
 def labels_in_the_noise(experiment: Experiment) -> Iterator[Suspicion]:

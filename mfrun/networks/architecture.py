@@ -239,6 +239,11 @@ class Architecture(ABC):
                 sizes[l] = self.widths(count, blueprint.depth)[l]
         return sizes
 
+    def lumped(self, blueprint: Blueprint) -> list[float]:
+        """How many real neurons each of those that layers 1 .. L of a finite network hold stands for."""
+        real = self.widths(int(blueprint.width), blueprint.depth)
+        return [n / N for n, N in zip(real, self.held(blueprint), strict=True)]
+
     @abstractmethod
     def finite(self, blueprint: Blueprint) -> Network:
         """A network of finite width at step 0."""
@@ -320,9 +325,9 @@ class Architecture(ABC):
                 if count is not None and count % 2:
                     raise ConfigError(f"stand_in.{key}", count, said)
             raise ConfigError("neurons", blueprint.neurons, said)
-        widths = self.widths(int(blueprint.width), blueprint.depth)
-        lumped = [n / N for n, N in zip(widths, sizes, strict=True)]
+        lumped = self.lumped(blueprint)
         if not blueprint.stand_in.mirrored and max(lumped) > 1.01 * min(lumped):
+            widths = self.widths(int(blueprint.width), blueprint.depth)
             said = f"layers of {sizes} neurons for {widths} need copies: one noise cannot have two variances"
             raise ConfigError("stand_in.mirrored", False, said)
         if not blueprint.stand_in.mirrored and blueprint.stand_in.measure == "sampled" and blueprint.noisy:

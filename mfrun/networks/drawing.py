@@ -109,12 +109,10 @@ class AnyWidth(Architecture):
         return self.made(drawn, blueprint)
 
     def lumped(self, blueprint: Blueprint) -> list[float]:
-        """How many real neurons each of those of layers 1 .. L stands for; 1 in a real network."""
-        if blueprint.perturbed:
-            real = self.widths(blueprint.predict.width, blueprint.depth)
-            sizes = held_perturbed(blueprint, self.layers_of(blueprint))
-        else:
-            real, sizes = self.widths(int(blueprint.width), blueprint.depth), self.held(blueprint)
+        if not blueprint.perturbed:
+            return super().lumped(blueprint)
+        real = self.widths(blueprint.predict.width, blueprint.depth)
+        sizes = held_perturbed(blueprint, self.layers_of(blueprint))
         return [n / N for n, N in zip(real, sizes, strict=True)]
 
     def perturbed(self, blueprint: Blueprint) -> Network:

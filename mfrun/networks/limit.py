@@ -8,7 +8,7 @@ from torch import Tensor
 from mfrun.networks.architecture import Blueprint
 from mfrun.networks.drawn import Drawn, Typed, beside, names_of
 from mfrun.networks.init import Layers
-from mfrun.networks.particles import Types, roles
+from mfrun.networks.particles import Types, on_a_grid, roles
 
 
 def discretised(blueprint: Blueprint, layers: Layers) -> list[Types]:
@@ -28,6 +28,18 @@ def discretised(blueprint: Blueprint, layers: Layers) -> list[Types]:
     # One node, the mean, where that says all.
     several = int(not blueprint.operation.linear and init.noise > 0)
     return [*types, particles.types(init.entries, several, stack, (blueprint.seed, layers.L + 1), layer="last")]
+
+
+def in_particles(blueprint: Blueprint, layers: Layers) -> set[str]:
+    """Which of ``particles.first``, ``inner`` and ``last`` tell how many types a layer has; others have nodes of a
+    quadrature rule, or one type.
+
+    Args:
+        blueprint: what to draw from.
+        layers: the shapes of the weights between two neurons.
+    """
+    coordinates = [sum(counts.values()) for counts in names_of(blueprint, layers)]
+    return {name for name, m in zip(roles(layers.L), coordinates, strict=True) if m > on_a_grid(name)}
 
 
 def limit(blueprint: Blueprint, layers: Layers, discretisation: list[Types]) -> Drawn:

@@ -122,13 +122,18 @@ class Particles:
         points = len(law.quadrature(FEW)[0])
         if points < FEW and points**m <= budget:  # The law has no others.
             return replace(_grids([_grid(law, m, FEW)] * stack), period=1)
-        if m <= 2 and not (first and m > 1):
+        if m <= on_a_grid(layer):
             per_axis = budget if first else self.nodes
             # Members of the stack differ by a node, so that their spread shows the quadrature error.
             return replace(_grids([_grid(law, m, per_axis - s % 2) for s in range(stack)]), period=2)
         if meta:
             return Types(torch.empty((stack, budget, m), dtype=torch.float64, device="meta"), None)
         return Types(torch.stack([sample(self.method, law, m, budget, (*seed, s)) for s in range(stack)]), None)
+
+
+def on_a_grid(layer: str) -> int:
+    """Up to how many coordinates of a layer (``first``, ``inner``, ``last``) have a grid of nodes, and no particles."""
+    return 1 if layer == "first" else 2
 
 
 def sample(method: str, law: Law, m: int, count: int, seed: tuple[int, ...], *, purpose: str = "particles") -> Tensor:

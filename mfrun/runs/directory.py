@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mfrun.errors import UserError
+from mfrun.errors import UserError, printable, typed
 from mfrun.files import PARTIAL, appended, load_yaml, locked, plain, replacing, write_atomically
 from mfrun.runs.columns import KEYS
 
@@ -298,6 +298,8 @@ class RunDirectory:
             state, host, pid = status["state"], status["host"], int(status["pid"])
         except (ValueError, KeyError, TypeError):
             return {"state": "unknown"}
+        if not isinstance(state, str):
+            return {"state": "unknown"}
         if state == "running" and host == socket.gethostname() and not _alive(pid, status.get("began")):
             status["state"] = "killed"
         return dict(status)
@@ -323,7 +325,7 @@ def find_runs(path: str | os.PathLike[str], waiting: bool = False) -> Iterator[R
     found = _below(root)
     if waiting:
         for sweep in root.rglob(SWEEP):
-            found |= {sweep.parent / str(name) for name in (read_sweep(sweep.parent) or {}).get("runs", [])}
+            found |= {sweep.parent / str(name) for name in (read_sweep(sweep.parent) or {}).get("runs") or []}
     if not found:
         raise UserError(f"{root}: no run here (a run has a {CONFIG} and a {METRICS})")
     return iter([RunDirectory(p) for p in sorted(found, key=_as_read)])
@@ -395,7 +397,8 @@ def read_sweep(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     found = plain(load_yaml(file))
-    return found | {key: listed(found[key], file) for key in ("overrides", "swept", "runs") if key in found}
+    lists = [key for key in ("overrides", "swept", "runs") if found.get(key) is not None]
+    return found | {key: listed(found[key], f"{file}: {key}") for key in lists}
 
 
 def read_words(run_dir: Path) -> list[str] | None:
@@ -414,14 +417,14 @@ def read_words(run_dir: Path) -> list[str] | None:
     return listed(OmegaConf.to_container(saved) if OmegaConf.is_config(saved) else saved, file)
 
 
-def listed(saved: object, file: Path) -> list[str]:
-    """The words that a file holds.
+def listed(saved: object, where: Path | str) -> list[str]:
+    """The words that a file holds, in whole or under a key.
 
     Raises:
         UserError: it holds something else.
     """
     if not isinstance(saved, list):
-        raise UserError(f"{file}: holds {saved} where a list of words is meant")
+        raise UserError(f"{where}: {printable(typed(saved))[:60]}: must be a list of words")
     return [str(word) for word in saved]
 
 

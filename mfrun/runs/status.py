@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from mfrun.errors import printable
 from mfrun.runs.directory import RunDirectory, find_runs, newest
 
 
@@ -65,7 +66,7 @@ def table(runs: Iterable[RunDirectory], errors: bool = False) -> str:
     if len(parents) == 1 and len(rows) > 1:
         rows, above = [row | {"run": Path(row["run"]).name} for row in rows], f"{parents.pop()}\n"
     # Without pandas, whose import would take longer than all else that the command does.
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    lines = [[printable(word) for word in line] for line in (rows[0], *(row.values() for row in rows))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return above + "\n".join(
         " ".join(word.rjust(width) for word, width in zip(line, widths, strict=True)) for line in lines

@@ -87,7 +87,7 @@ def page(folder: Path, args: argparse.Namespace) -> str:
 def _opening(curves: list[Curve], runs: list[RunDirectory], facts: dict[str, Any]) -> str:
     """What was swept, how far it came, and how long it took, in a sentence each."""
     widths = ", ".join(dict.fromkeys("∞" if math.isinf(c.width) else c.label for c in curves))
-    keys = [k for k in facts.get("swept", []) if k != "width"]
+    keys = [k for k in facts.get("swept") or [] if k != "width"]
     swept = f", for each value of {', '.join(keys)}" if keys else ""
     states = [run.status() for run in runs]
     counts = pd.Series([s["state"] for s in states]).value_counts()
@@ -254,7 +254,7 @@ def _settings(runs: list[RunDirectory]) -> str:
 def _commands(folder: Path, facts: dict[str, Any]) -> str:
     """What repeats the runs."""
     if facts:
-        return shlex.join(["mfrun", "sweep", *facts.get("overrides", [])])
+        return shlex.join(["mfrun", "sweep", *(facts.get("overrides") or [])])
     lines = []
     for run in find_runs(folder):
         words = read_words(run.path) or []

@@ -59,7 +59,9 @@ def words_of_sweep(top: Path) -> list[str]:
         raise UserError(f"dir={top}: holds a run; {going_on('train', top)} goes on with it")
     if recorded is None:
         raise UserError(f"dir={top}: no sweep to resume here")
-    return _checked(recorded.get("overrides"), top / SWEEP)
+    if recorded.get("overrides") is None:
+        raise UserError(f"{top / SWEEP}: holds no overrides")
+    return _checked(recorded["overrides"], top / SWEEP)
 
 
 def _checked(saved: object, file: Path) -> list[str]:
