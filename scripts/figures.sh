@@ -61,9 +61,9 @@ real() { name=$1; shift; sweep "$(core_of "$name")" "full/$name" "+figure=$name"
     "$@"; }
 stand_ins() { name=$1; shift; sweep "$(core_of "$name")" "full/$name/stand_ins" "+figure=$name" $(keys_of "$name") \
     neurons=256 'widths=[1600,2400,1e12]' "$@"; }
-# Layer 1 has the law of weights of 3072 dimensions to represent (docs/width.md).
-cifar_stand_ins() { name=$1; shift; sweep 1 "full/$name/stand_ins_1024" "+figure=$name" $images \
-    neurons=256 stand_in.first=1024 'widths=[1600,1e12]' "$@"; }
+# Layer 1 has the law of weights of 784 or 3072 dimensions to represent (docs/width.md).
+wide_stand_ins() { name=$1; shift; sweep "$(core_of "$name")" "full/$name/stand_ins_1024" "+figure=$name" \
+    $(keys_of "$name") neurons=256 stand_in.first=1024 'widths=[1600,1e12]' "$@"; }
 # The runs that a figure shares with another are trained once, there; a third word names a folder that it does without.
 shares() {
     in_full "$2" && rm -rf "$OUT/full/$1/$2.part"
@@ -80,14 +80,15 @@ in_full() {
     fig5_bottom) real "$1" init.tau2=3 'widths=[50,100,200,400,800,inf]' && shares "$1" fig5_top ;;
     fig10a) real "$1" 'widths=[50,100,200,400,800,inf]' ;;
     fig6a) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" && predicted "$1" 0.02 ;;
-    fig6b | fig6c | fig10b) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" ;;
+    fig6b | fig10b) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" ;;
+    # Figures 6c and 8b have both kinds.
+    fig6c) real "$1" 'widths=[100,200,400,800,inf]' && stand_ins "$1" && wide_stand_ins "$1" ;;
     fig7) real "$1" init.tau2=2 'widths=[100,200,400,800,inf]' && stand_ins "$1" init.tau2=2 && shares "$1" fig6b ;;
     # One real network of n = 1600 beside that which stands for it, here and in Figure 8b.
     fig1) real "$1" 'widths=[1600]' && shares "$1" fig6b ;;
-    # Figure 8b has both kinds of them beside a real one.
-    fig8b) real "$1" 'widths=[200,400,800,1600,inf]' && stand_ins "$1" && cifar_stand_ins "$1" ;;
-    fig8a | fig8c | fig10c) real "$1" 'widths=[200,400,800,inf]' && cifar_stand_ins "$1" ;;
-    fig9) real "$1" init.tau2=2 'widths=[200,400,800,inf]' && cifar_stand_ins "$1" init.tau2=2 &&
+    fig8b) real "$1" 'widths=[200,400,800,1600,inf]' && stand_ins "$1" && wide_stand_ins "$1" ;;
+    fig8a | fig8c | fig10c) real "$1" 'widths=[200,400,800,inf]' && wide_stand_ins "$1" ;;
+    fig9) real "$1" init.tau2=2 'widths=[200,400,800,inf]' && wide_stand_ins "$1" init.tau2=2 &&
         shares "$1" fig8b stand_ins ;;
     # What a CNN does in the hours that it takes a core.
     fig12)
