@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import operator
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from mfrun.study.curves import Curve
 
     Floats = NDArray[np.floating[Any]]
+
+# Runs that an error names; mfrun status lists them all.
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -394,8 +398,8 @@ def sweep(overrides: Sequence[str]) -> Sweep:
     Modules of your own are looked for there where they are here, along ``sys.path``.
 
     Raises:
-        UserError: what the command says in one line.
-        KeyboardInterrupt: it was stopped, and has saved its states; ``resume=true`` goes on.
+        UserError: what the command says in one line; or runs failed, or the system killed it.
+        KeyboardInterrupt: it was asked to stop; what trains saves its state first, and ``resume=true`` goes on.
     """
     command = [sys.executable, "-m", "mfrun", "sweep", *_words(overrides)]
     places = dict.fromkeys(str(Path(place).absolute()) for place in sys.path if isinstance(place, str))
@@ -412,10 +416,15 @@ def sweep(overrides: Sequence[str]) -> Sweep:
     )
     top, said, stopped = _heard(process)
     code = process.wait()
-    if stopped or code >= 128 or code < 0:
+    # A process that ends before it listens to a signal ends by the signal itself.
+    if stopped or any(code in (128 + asked, -asked) for asked in (signal.SIGINT, signal.SIGTERM)):
         raise KeyboardInterrupt(said)
+    if code < 0:
+        raise UserError(f"{top or 'mfrun sweep'}: was killed by signal {-code}; resume=true goes on")
     if code == 2 or not top:
         raise UserError(said.removeprefix("mfrun: "))
+    if code not in (0, 3):  # Where all runs diverged they are there to be looked at, as one that diverged is.
+        raise UserError(_failed(top) or said.removeprefix("mfrun: "))
     return Sweep(top)
 
 
@@ -497,6 +506,18 @@ def _heard(process: subprocess.Popen[str]) -> tuple[str, str, bool]:
         except KeyboardInterrupt:
             stopped = True
             process.send_signal(signal.SIGINT)
+
+
+def _failed(top: str) -> str:
+    """Which runs of a sweep have not come to their end; empty where it did not get as far, or all have."""
+    try:
+        left = [run.path.name for run in find_runs(top, waiting=True) if not run.done()]
+    except UserError:  # It stopped before it had written what its runs are.
+        return ""
+    if not left:
+        return ""
+    names = ", ".join(left[:FEW]) + (f" and {len(left) - FEW} more" if len(left) > FEW else "")
+    return f"{top}: {names} failed; {shlex.join(['mfrun', 'status', top])}"
 
 
 def _whole(name: str, value: Any, allowed: str = "") -> int:

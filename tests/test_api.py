@@ -19,6 +19,8 @@ from formats import images, write_arrays
 import mfrun
 from mfrun.dynamics.labels import effective_types
 from mfrun.errors import UserError
+from mfrun.runs.directory import RunDirectory
+from mfrun.runs.progress import WRITES_TO
 
 SEVERAL = ["threads=1", *TINY[2:], "steps=20"]
 
@@ -218,6 +220,52 @@ def test_export(sweep: mfrun.Sweep, format: str) -> None:
     pd.testing.assert_frame_equal(frame, sweep.frame, check_dtype=False)
 
 
+def test_a_table_does_not_replace_a_run_s_record(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("train", *TINY, "steps=2", "dir=metrics") == 0
+    before = Path("metrics/metrics.csv").read_bytes()
+    capsys.readouterr()
+    assert here("export", "metrics") == 0
+    assert capsys.readouterr().out.strip() == "metrics/export.csv"
+    assert "width" in pd.read_csv("metrics/export.csv")
+    assert here("export", "metrics", "--out", "metrics/../metrics/metrics.csv") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mfrun: --out metrics/../metrics/metrics.csv: is the run's own record")
+    assert err.count("\n") == 1
+    assert Path("metrics/metrics.csv").read_bytes() == before
+    # Beside no run the name is free.
+    assert here("export", "metrics", "--out", "metrics.csv") == 0
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_an_older_table_stays_whole_where_a_new_one_fails(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(frame: pd.DataFrame, file: Path, index: bool) -> None:
+        file.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    assert here("train", *TINY, "steps=2", "dir=r") == 0
+    Path("t").with_suffix(f".{format}").write_text("whole")
+    monkeypatch.setattr(pd.DataFrame, f"to_{format}", fails)
+    assert here("export", "r", "--out", f"t.{format}") == 2
+    assert {file.name: file.read_text() for file in Path().glob("*t.*")} == {f"t.{format}": "whole"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--step", "5"], "--step 5: is one of --features"),
+        (["--replicate", "0"], "--replicate 0: is one of --features"),
+        (["--features", "1", "--format", "parquet"], "--format parquet: is that of the table"),
+    ],
+)
+def test_options_of_the_other_export(
+    sweep: mfrun.Sweep, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here("export", str(sweep[0].path), *words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"mfrun: {said}")
+    assert err.count("\n") == 1
+
+
 def test_parquet_without_its_package(
     sweep: mfrun.Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +443,38 @@ def test_a_sweep_finds_the_modules_that_its_caller_finds(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "path", ["lib", *sys.path])
     sweep = mfrun.sweep([*SEVERAL, "widths=[3]", "activation.name=zz:f", "dir=s"])
     assert sweep[0].status["state"] == "finished"
+
+
+def test_a_sweep_whose_run_fails_says_which() -> None:
+    folder = RunDirectory("s/width=5")
+    folder.path.mkdir(parents=True)
+    folder.lock()
+    try:
+        with pytest.raises(UserError, match=r"^s: width=5 failed; mfrun status s$"):
+            mfrun.sweep([*SEVERAL, "widths=[3,5]", "dir=s"])
+    finally:
+        folder.unlock()
+    assert status("s/width=3")["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "said"),
+    [
+        (9, UserError, "s: was killed by signal 9; resume=true goes on"),
+        (15, KeyboardInterrupt, f"{WRITES_TO}s"),
+    ],
+)
+def test_a_sweep_that_a_signal_ends(
+    number: int, error: type[BaseException], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has asked a sweep to stop that the system has killed, for want of memory as a rule."""
+    command = Path("python").absolute()
+    command.write_text(f'#!/bin/sh\necho "{WRITES_TO}s" >&2\nkill -{number} $$\n')
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command))
+    with pytest.raises(error) as raised:
+        mfrun.sweep([*SEVERAL, "dir=s"])
+    assert str(raised.value) == said
 
 
 # Ctrl-C as Jupyter sends it: to this process alone.

@@ -213,6 +213,16 @@ def test_trackers(tracked: Tracked) -> None:
     assert tracked.mlflow("plain") == logged("plain")
 
 
+def test_files_that_nobody_has_sent_stay_until_others_replace_them(tracked: Tracked) -> None:
+    assert here("train", *TINY, "steps=20", "logger=wandb", "dir=r") == 0
+    before = logged("r")
+    words = ["logger=wandb", "dir=r", "resume=true"]
+    assert here("train", *words, "logger.wandb.mode=disabled", "steps=50") == 0
+    assert tracked.wandb("r") == before
+    assert here("train", *words, "logger.wandb.mode=offline", "steps=60") == 0
+    assert len(list(Path("r/wandb").glob("offline-run-*"))) == 1
+
+
 def test_trackers_of_a_run_that_is_killed(tracked: Tracked) -> None:
     """By the keyboard, then for good: no point is there twice, and none is missing."""
     long = ["steps=3000", "checkpoint_seconds=0.01"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,116 @@ def test_refused(keys: dict[str, object], message: str) -> None:
         load(**keys)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["0,1,2,0\n1,3,4,1\n2,5,6,0", "9,1,2,0\n7,3,4,1", "8,9,1,2,0\n8,7,3,4,1", "1,2,0,\n3,4,1,", '"a\nb",1,2,0'],
+)
+@pytest.mark.parametrize(("file", "sep"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_a_row_that_is_longer_than_the_header_is_refused(rows: str, file: str, sep: str) -> None:
+    """Its first cells would be an index, and a column of data be lost."""
+    Path(file).write_text(f"\n a,b,y\n \n{rows}\n".replace(",", sep))
+    with pytest.raises(ConfigError) as error:
+        load(path=file, target="y", test_fraction=0.5)
+    said = "has rows with more cells than its first line has names; a table has a name for each column"
+    assert str(error.value) == f"path={file}: {said}"
+
+
+def test_names_of_columns_are_without_blanks_or_numbers() -> None:
+    rows = "\n".join(f"{k}, {k % 2}, {k / 2}" for k in range(10))
+    Path("blanks.csv").write_text(f"a, b, y\n{rows}\n")
+    Path("numbers.csv").write_text(f"0,1,3\n{rows}\n")
+    x = [load(path="blanks.csv", target="y", test_fraction=0.5).data["train"][0]]
+    x += [load(path="numbers.csv", target=t, test_fraction=0.5).data["train"][0] for t in (3, [3], "3")]
+    assert all(torch.equal(x[0], other) for other in x)
+    assert load(path="numbers.csv", target=0, task="regression", test_fraction=0.5).n_out == 1
+    Path("twice.csv").write_text(f"a, a,y\n{rows}\n")
+    for keys, said in (
+        ({"path": "twice.csv", "target": "y"}, "path=twice.csv: has two columns named a; names differ in more than"),
+        ({"path": "numbers.csv", "target": True}, "target=true: names a column, or several, [A,B]"),
+        ({"path": "blanks.csv", "target": 0}, "target=0: names the labels' column, one of a, b, y"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(**keys, test_fraction=0.5)
+        assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint32", "int64", "uint64"])
+def test_wide_integers_keep_their_digits_until_they_are_standardized(kind: str) -> None:
+    x = (1_700_000_000 + np.arange(100, dtype=kind)).reshape(100, 1)
+    np.savez("a.npz", x_train=x, y_train=np.arange(100) % 2, x_test=np.float32(x[:8]), y_test=np.arange(8) % 2)
+    arrays = Arrays(path="a.npz", standardize=True)
+    problem = arrays.load(torch.float32, torch.device("cpu"))
+    assert isinstance(problem, FiniteProblem)
+    expected = (torch.arange(100.0) - 49.5) / np.arange(100).std()
+    torch.testing.assert_close(problem.data["train"][0][:, 0], expected)
+    exact = load(path="a.npz").data["train"][0]
+    assert torch.equal(exact[:, 0].double(), 1.7e9 + torch.arange(100, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("name", "standardize"), [("x_train", False), ("x_test", False), ("y_test", True)])
+def test_numbers_that_the_run_s_type_does_not_hold_are_refused(name: str, standardize: bool) -> None:
+    arrays = {n: np.arange(8.0).reshape(4, 2) / 3 for n in ("x_train", "y_train", "x_test", "y_test")}
+    arrays[name][1, 0] = 1e39
+    np.savez("a.npz", **arrays)  # type: ignore[arg-type]
+    said = f"path=a.npz: {name} holds NaN or infinity in dtype=float32, whose numbers end at 3.4e\\+38"
+    with pytest.raises(ConfigError, match=said):
+        Arrays(path="a.npz", standardize=standardize).load(torch.float32, torch.device("cpu"))
+    load(path="a.npz", standardize=standardize)
+
+
+def test_large_numbers_that_are_standardized_fit() -> None:
+    x = np.arange(8.0).reshape(4, 2) * 1e39
+    np.savez("a.npz", x_train=x, y_train=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 1])
+    problem = Arrays(path="a.npz", standardize=True).load(torch.float32, torch.device("cpu"))
+    assert isinstance(problem, FiniteProblem)
+    torch.testing.assert_close(problem.data["train"][0].std(0, correction=0), torch.ones(2))
+
+
+def damaged(file: str, at: tuple[int, int], value: int) -> None:
+    """An .npz with one number of two bytes changed in the local and in the central header of its first member."""
+    np.savez(file, x=np.zeros((4, 2)), y=np.arange(4) % 2)
+    raw = bytearray(Path(file).read_bytes())
+    for start, offset in zip((raw.index(b"PK\3\4"), raw.index(b"PK\1\2")), at, strict=True):
+        raw[start + offset : start + offset + 2] = value.to_bytes(2, "little")
+    Path(file).write_bytes(raw)
+
+
+def test_a_bad_npz_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.zeros((4, 2)), np.arange(4) % 2
+    np.savez("x.npz", x=np.array(1.0), y=y)
+    np.savez("y.npz", x_train=x, y_train=np.array(1))
+    damaged("encrypted.npz", (6, 8), 1)
+    damaged("packed.npz", (8, 10), 77)
+    np.savez("bytes.npz", x=x)
+    np.savez("more.npz", x=x, y=y)
+    for file, member in (("bytes", "y"), ("bytes", "note.txt"), ("more", "note.txt")):
+        with zipfile.ZipFile(f"{file}.npz", "a") as archive:
+            archive.writestr(member, "0, 1, 0, 1")
+    load(path="more.npz", test_fraction=0.5)
+    for file, said in (
+        ("x", "x has shape (); its first axis is the samples"),
+        ("y", "y_train has shape (); its first axis is the samples"),
+        ("encrypted", "cannot be read as .npz (File 'x.npy' is encrypted"),
+        ("packed", "cannot be read as .npz (That compression method is not supported)"),
+        ("bytes", "y is no array (.npy); numpy.savez writes arrays"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(path=f"{file}.npz", test_fraction=0.5)
+        assert str(error.value).startswith(f"path={file}.npz: {said}")
+        assert "\n" not in str(error.value)
+
+    def silent(*_: object, **__: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(np, "load", silent)
+    monkeypatch.setattr(pd, "read_csv", silent)
+    Path("t.csv").write_text("a,y\n1,2\n")
+    for file, kind in (("more.npz", ".npz"), ("t.csv", "csv")):
+        with pytest.raises(ConfigError) as error:
+            load(path=file, target="" if kind == ".npz" else "y", test_fraction=0.5)
+        assert str(error.value) == f"path={file}: cannot be read as {kind} (EOFError)"
 
 
 def test_a_loss_that_does_not_fit_names_the_key_of_the_labels(

@@ -157,6 +157,14 @@ def test_a_large_step_is_measured_at_a_smaller_size(words: list[str]) -> None:
     assert math.isinf(less.cfg.width) == math.isinf(e.cfg.width)
 
 
+def test_a_narrow_layer_keeps_a_neuron_while_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the width would leave none; its own width is legal."""
+    monkeypatch.setattr(estimate, "LARGE_STEP", 1e5)
+    e = experiment("width=100", "depth=3", "architecture.ratios=[1,0.006]", "dataset.d=20", "replicates=3")
+    assert smaller(e.cfg, e.flops).width < 80
+    assert 0 < measure_pace(e).flops <= e.flops
+
+
 def test_times_are_the_measured_ones_scaled_by_size_and_steps() -> None:
     run = planned(steps=1000, step=2e-3)
     evaluations = len(grid(1000, 10)) * (estimate.SAVE_SECONDS + 1 / estimate.SAVED_A_SECOND)

@@ -141,6 +141,23 @@ def test_two_layers_have_a_known_answer(tmp_path: Path) -> None:
     assert frame["difference"][64] == pytest.approx(known, rel=0.02)
 
 
+def test_every_n_draws_from_the_same_replicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of its draws fit in memory at once: rows of other networks would have no rate in common."""
+    run, keys = tmp_path / "run", ["steps=1", "dataset.d=3", "evaluation.samples=20", "threads=1", "replicates=3"]
+    assert cli.run(["train", *keys, "width=5", f"dir={run}"]) == 0
+    experiment, net, _ = restore(RunDirectory(run))
+    (samples,) = experiment.problem.evaluation(0, 20).values()
+    found: dict[int, list[int]] = {4: [], 900: []}
+
+    def noted(network: Dense, member: int, n: int, draws: int, seed: int, first: int) -> Dense:
+        found[n] += [member] * draws
+        return subnetworks(network, member, n, draws, seed, first)
+
+    monkeypatch.setattr("mfrun.study.statics.subnetworks", noted)
+    measure(experiment, net, samples, list(found), 9, seed=0)
+    assert all(members == [0, 0, 0, 1, 1, 1, 2, 2, 2] for members in found.values())
+
+
 def test_rates_are_followed_through_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--step all takes every state that is kept; --step K the one of K, drawn and measured alike."""
     run, small = tmp_path / "run", ["--widths", "4,8,16,32", "--draws", "16", "--samples", "50"]
@@ -203,6 +220,8 @@ def test_restored_network_is_the_one_that_was_saved(tmp_path: Path) -> None:
         (["statics", "."], "no run here"),
         (["statics", ".", "--widths", "0"], "at least 1"),
         (["statics", ".", "--step", "-1"], "the step of a saved state, or all"),
+        (["statics", ".", "--step", "²"], "--step ²: the step of a saved state, or all"),
+        (["statics", ".", "--latest"], "mfrun: --latest: and . names another; give one of them"),
         (["train", "keep_checkpoints=-1"], "keep_checkpoints=-1: must be at least 0"),
         (["train", "budget=0"], "lies in (0, 1]"),
     ],

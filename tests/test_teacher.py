@@ -34,6 +34,33 @@ def flat(generator, count, d):
 
 def others(generator, count, d):
     return torch.randn(count, d)
+
+def unbounded(generator, count, d):
+    return torch.full((count, d), torch.inf)
+
+def sideways(generator, count, d):
+    return torch.rand((d, count), generator=generator)
+
+def column(x):
+    return x[:, :1]
+
+def row(x):
+    return x[:, :1].T
+
+def rows(x):
+    return x[:, :3].T
+
+def rows5(x):
+    return x[:, :5].T
+
+def noisy(x):
+    return x.sum(1) + torch.randn(len(x))
+
+def undefined(x):
+    return x.sum(1) * torch.nan
+
+def writes(x):
+    return x.mul_(2).sum(1)
 """
 
 
@@ -123,6 +150,8 @@ def test_functions_of_the_user_s_own() -> None:
     x, y = load(d=3, function="own_teacher:linear", inputs="own_teacher:cube").draw(generator("test", 0), 100)
     assert float(x.abs().max()) <= 1
     torch.testing.assert_close(y[:, 0], x.sum(1))
+    _, y = load(d=3, function="own_teacher:column").draw(generator("test", 0), 100)
+    assert tuple(y.shape) == (100, 1)
     _, y = load(d=3, function="own_teacher:pair", task="classes", outputs=2).draw(generator("test", 0), 100)
     assert set(y.tolist()) == {0, 1}
 
@@ -160,8 +189,25 @@ def test_every_task_trains(task: str, outputs: int, width: str) -> None:
         ({"function": "own_teacher:none"}, "function=own_teacher:none: cannot be imported"),
         (
             {"function": "own_teacher:pair"},
-            r"function=own_teacher:pair: must return \(5, 1\) for 5 samples; here ",
+            r"function=own_teacher:pair: must return \(5,\) or \(5, 1\) for 5 samples; here \(5, 2\)$",
         ),
+        ({"function": "own_teacher:row"}, r"function=own_teacher:row: must return .* for 5 samples; here \(1, 5\)$"),
+        (
+            {"function": "own_teacher:rows", "outputs": 3},
+            r"function=own_teacher:rows: must return \(5, 3\) for 5 samples",
+        ),
+        ({"function": "own_teacher:rows5", "outputs": 5}, r"function=own_teacher:rows5: must return \(6, 5\) for 6"),
+        (
+            {"inputs": "own_teacher:sideways", "d": 5},
+            r"inputs=own_teacher:sideways: must return \(6, 5\) for 6 samples",
+        ),
+        (
+            {"function": "own_teacher:noisy"},
+            "function=own_teacher:noisy: its outputs are others when it is called again; all chance is dataset.noise$",
+        ),
+        ({"function": "own_teacher:undefined"}, "function=own_teacher:undefined: its outputs are not finite$"),
+        ({"inputs": "own_teacher:unbounded"}, "inputs=own_teacher:unbounded: its samples are not finite$"),
+        ({"function": "own_teacher:writes"}, "function=own_teacher:writes: changes its x in place"),
         ({"function": "math:sqrt"}, "function=math:sqrt: fails"),
         (
             {"function": "own_teacher:linear", "inputs": "own_teacher:flat"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ class Teacher:
         depth: its layers, the output counted.
         activation: its nonlinearity, as the student's key of that name.
         seed: of its weights.
-        function: ``package.module:name`` in its place: (count, d) -> (count,) or (count, outputs).
+        function: ``package.module:name`` in its place: (count, d) -> (count, outputs), or (count,) for one output.
         inputs: ``package.module:name`` in the place of N(0, I_d): (generator, count, d) -> (count, d).
     """
 
@@ -76,11 +77,12 @@ class Teacher:
         """Fresh samples at every step.
 
         Raises:
-            ConfigError: a function of the user's own fails, or gives another shape.
+            ConfigError: a function of the user's own fails, gives another shape or what is not finite, is another when
+                it is called again, or changes its x.
         """
         self._network: Network | None = None
         self._mean, self._deviation = (make(self.outputs, dtype=torch.float32) for make in (torch.zeros, torch.ones))
-        self._refuse_misshapen()
+        self._refuse_unsound()
         if self._function is None:
             self._network = DenseArchitecture().draw(self._blueprint())
             values = self._values(self._x(generator("teacher inputs", self.seed), NORMALISED_OVER))
@@ -127,18 +129,36 @@ class Teacher:
             scaling=Standard(),
         )
 
-    def _refuse_misshapen(self) -> None:
-        """Try the user's functions on a few samples."""
-        key, name, expected = "inputs", self.inputs, (5, self.d)
+    def _refuse_unsound(self) -> None:
+        """Try the user's functions on a few samples, twice."""
+        # Not as many as d or the outputs: what is transposed would have the right shape.
+        count = next(n for n in (5, 6, 7) if n not in (self.d, self.outputs))
+        key, name = "inputs", self.inputs
         try:
-            x, again = (self._x(generator("teacher", 0), 5) for _ in range(2))
-            found = tuple(x.shape)
-            if found == expected and self._function is not None:
-                key, name, expected = "function", self.function, (5, self.outputs)
-                found = tuple(self._function(x).float().reshape(5, -1).shape)
+            x, again = (self._x(generator("teacher", 0), count) for _ in range(2))
+            why = _unsound(x, again, [(count, self.d)], "samples", OTHERS)
+            if why is None and self._function is not None:
+                key, name = "function", self.function
+                # A function that writes to its x is to be told from inputs that are others.
+                given = x.clone(), x.clone()
+                y, again = (self._function(one).float() for one in given)
+                shapes = [(count,), (count, 1)] if self.outputs == 1 else [(count, self.outputs)]
+                why = _unsound(
+                    y, again, shapes, "outputs", "others when it is called again; all chance is dataset.noise"
+                )
+                if not all(same(x, one) for one in given):
+                    why = "changes its x in place; a copy of it may be changed (x.clone())"
         except Exception as error:  # It is the user's own code.
             raise ConfigError(key, name, f"fails ({type(error).__name__}: {reason(error)})") from error
-        if found != expected:
-            raise ConfigError(key, name, f"must return {expected} for 5 samples; here {found}")
-        if not same(x, again):
-            raise ConfigError("inputs", self.inputs, f"its samples are {OTHERS}")
+        if why:
+            raise ConfigError(key, name, why)
+
+
+def _unsound(found: Tensor, again: Tensor, shapes: Sequence[tuple[int, ...]], what: str, others: str) -> str | None:
+    """What is wrong with what a function of the user's own has returned, called twice, in words."""
+    if tuple(found.shape) not in shapes:
+        expected = " or ".join(map(str, shapes))
+        return f"must return {expected} for {shapes[0][0]} samples; here {tuple(found.shape)}"
+    if not bool(found.isfinite().all()):
+        return f"its {what} are not finite"
+    return None if same(found, again) else f"its {what} are {others}"

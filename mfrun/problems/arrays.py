@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import zipfile
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,12 +15,14 @@ import torch
 from torch import Tensor
 
 from mfrun.errors import ConfigError
-from mfrun.problems.problem import FiniteProblem, Problem
+from mfrun.problems.problem import CHUNK, FiniteProblem, Problem
 from mfrun.problems.tasks import Task
-from mfrun.registry import register
+from mfrun.registry import reason, register
 from mfrun.seeds import entropy
 
 SPLITS = ("train", "test")
+# Arrays of an .npz that are read; whatever else it holds is the user's own affair.
+ARRAYS = ("x", "y", "x_train", "y_train", "x_test", "y_test")
 
 
 @register("dataset", "arrays")
@@ -37,7 +41,7 @@ class Arrays:
     Attributes:
         path: the file.
         task: ``auto`` (by the labels, as above), ``sign``, ``classes`` or ``regression``.
-        target: of a table, the column of the labels, or a list of columns.
+        target: of a table, the column of the labels, or a list of columns; a number is a name too.
         test_fraction: of the samples, drawn once for all seeds, that are the test set where the file has none.
         standardize: shift and scale every input to mean 0 and deviation 1 over the training set.
     """
@@ -50,7 +54,9 @@ class Arrays:
 
     def __post_init__(self) -> None:
         listed = self.target.split(",") if isinstance(self.target, str) else self.target
-        if not isinstance(listed, list) or not all(isinstance(c, str | int) for c in listed):
+        # YAML has a name of digits alone as a number, and `true` as no name.
+        listed = listed if isinstance(listed, list) else [listed]
+        if not all(isinstance(c, str | int) and not isinstance(c, bool) for c in listed):
             raise ConfigError("target", self.target, "names a column, or several, [A,B]")
         self._columns = [str(c).strip() for c in listed if str(c).strip()]
         # Whether the file holds x and y, of which the test set is a part.
@@ -66,14 +72,17 @@ class Arrays:
         """Read the file.
 
         Raises:
-            ConfigError: the file is missing or of another format, or its arrays do not fit together.
+            ConfigError: the file is missing or of another format, its arrays do not fit together, or they hold what is
+                not finite in ``dtype``.
         """
         raw = self._split(self._read())
-        x = {s: self._inputs(raw, s) for s in SPLITS}
+        # What is standardized loses its offset before it is rounded, and a run in float64 rounds nothing.
+        exact = self.standardize or dtype == torch.float64
+        x = {s: self._inputs(raw, s, exact) for s in SPLITS}
         if x["train"].shape[1] != x["test"].shape[1]:
             self._refuse(f"x_train has {x['train'].shape[1]} numbers a sample, x_test {x['test'].shape[1]}")
-        if x["train"].dtype != x["test"].dtype:
-            self._refuse(f"x_train is {x['train'].dtype}, x_test {x['test'].dtype}")
+        if (x["train"].dtype == np.uint8) != (x["test"].dtype == np.uint8):
+            self._refuse(f"x_train is {raw['x_train'].dtype}, x_test {raw['x_test'].dtype}")
         task = self._task(raw["y_train"])
         for s in SPLITS:
             self._refuse_labels(raw[f"y_{s}"], s, task)
@@ -86,6 +95,7 @@ class Arrays:
         data = {s: (torch.from_numpy(x[s]), y[s]) for s in SPLITS}
         problem = FiniteProblem(data, task, n_out, dtype, device, image, standardize=self.standardize)
         problem.classes = names
+        self._refuse_overflow(problem)
         return problem
 
     # -- the file ----------------------------------------------------------------------------------------------------
@@ -104,28 +114,40 @@ class Arrays:
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-            self._refuse(f"cannot be read as .npz ({str(error).splitlines()[0]})")
-        return found
+        except Exception as error:  # Whatever zip, its compression or numpy met: there is no end to their kinds.
+            self._refuse(f"cannot be read as .npz ({reason(error)})")
+        # numpy gives what is no .npy as bytes.
+        bare = [name for name in ARRAYS if isinstance(found.get(name), bytes)]
+        if bare:
+            self._refuse(f"{bare[0]} is no array (.npy); numpy.savez writes arrays")
+        return {name: array for name, array in found.items() if name in ARRAYS}
 
     def _read_table(self, file: Path) -> dict[str, np.ndarray]:
         import pandas as pd
 
+        surplus = False
         try:
             if file.suffix.lower() in (".csv", ".tsv"):
-                table = pd.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
+                sep = "\t" if file.suffix.lower() == ".tsv" else ","
+                table = pd.read_csv(file, sep=sep)
+                surplus = _has_surplus_cells(file, sep) or not isinstance(table.index, pd.RangeIndex)
             else:
                 table = pd.read_parquet(file)
         except ImportError:
             self._refuse("reading Parquet needs a package that is not here; pip install pyarrow")
         except Exception as error:  # Whatever the reader of the format met.
-            self._refuse(f"cannot be read as {file.suffix[1:]} ({str(error).splitlines()[0]})")
+            self._refuse(f"cannot be read as {file.suffix[1:]} ({reason(error)})")
+        if surplus:
+            self._refuse("has rows with more cells than its first line has names; a table has a name for each column")
         columns = self._columns
-        table.columns = table.columns.map(str)
+        table.columns = table.columns.map(lambda name: str(name).strip())
+        if not table.columns.is_unique:
+            twice = table.columns[table.columns.duplicated()][0]
+            self._refuse(f"has two columns named {twice or repr(twice)}; names differ in more than blanks around them")
         missing = [c for c in columns if c not in table]
         if missing or not columns:
             there = ", ".join(map(str, list(table)[:12])) + (", ..." if len(table.columns) > 12 else "")
-            raise ConfigError("target", self.target or "''", f"names the labels' column, one of {there}")
+            raise ConfigError("target", self.target if columns else "''", f"names the labels' column, one of {there}")
         inputs = table.drop(columns=columns)
         texts = [str(c) for c in inputs if inputs[c].dtype.kind not in "fiub"]
         if texts:
@@ -148,6 +170,9 @@ class Arrays:
         given = [n for n in ("x_test", "y_test") if n in raw]
         if not missing and not given and self.test_fraction > 0:
             self._whole = bool(whole)
+            for name in ("x_train", "y_train"):
+                if raw[name].ndim == 0:
+                    self._refuse(f"{name} has shape (); its first axis is the samples")
             count = len(raw["x_train"])
             order = np.random.default_rng(entropy("test set")).permutation(count)
             cut = round(count * self.test_fraction)
@@ -169,7 +194,8 @@ class Arrays:
 
     # -- inputs and labels -------------------------------------------------------------------------------------------
 
-    def _inputs(self, raw: dict[str, np.ndarray], split: str) -> np.ndarray:
+    def _inputs(self, raw: dict[str, np.ndarray], split: str, exact: bool) -> np.ndarray:
+        """Inputs (samples, d): uint8, or floats; where ``exact``, integers wider than 16 bits become float64."""
         x = raw[f"x_{split}"]
         if x.ndim < 2 or 0 in x.shape:
             self._refuse(f"x_{split} has shape {x.shape}; it needs (samples, features)")
@@ -178,10 +204,23 @@ class Arrays:
             return np.ascontiguousarray(x)
         if x.dtype.kind not in "fiu":
             self._refuse(f"x_{split} has dtype {x.dtype}; it must hold numbers")
-        x = np.ascontiguousarray(x, dtype=np.float64 if x.dtype == np.float64 else np.float32)
+        wide = not np.can_cast(x.dtype, np.float32) and (exact or x.dtype.kind == "f")
+        x = np.ascontiguousarray(x, dtype=np.float64 if wide else np.float32)
         if not np.isfinite(x).all():
             self._refuse(f"x_{split} holds NaN or infinity")
         return x
+
+    def _refuse_overflow(self, problem: FiniteProblem) -> None:
+        """Refuse numbers that are finite in the file, and not in the type that the run computes in."""
+        dtype = problem.dtype
+        for split, (x, y) in problem.data.items():
+            for name, values in ((f"x_{split}", x), (f"y_{split}", y)):
+                if not values.is_floating_point():
+                    continue
+                # In parts: inputs are kept as they are stored, and their copy in another type may be large.
+                if not all(bool(part.to(dtype).isfinite().all()) for part in torch.split(values, CHUNK)):
+                    word, largest = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+                    self._refuse(f"{name} holds NaN or infinity in dtype={word}, whose numbers end at {largest:.2g}")
 
     def _task(self, y: np.ndarray) -> Task:
         if self.task != "auto":
@@ -237,3 +276,15 @@ class Arrays:
         if self._whole:  # By the names that the file has.
             why = re.sub(r"\b([xy])_(train|test)\b", r"\1", why)
         raise ConfigError("path", self.path, why)
+
+
+def _has_surplus_cells(file: Path, sep: str) -> bool:
+    """Whether the first row of a table has more cells than the header has names.
+
+    pandas then takes the first columns as an index, which cannot always be told from the one that it makes itself; of
+    later rows that are too long it says so.
+    """
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = (row for row in csv.reader(lines, delimiter=sep) if len(row) > 1 or "".join(row).strip())
+        widths = [len(row) for row in islice(rows, 2)]
+    return len(widths) == 2 and widths[1] > widths[0]

@@ -38,7 +38,7 @@ class WandB(Logger):
     """Weights & Biases; its files lie in the run's folder.
 
     Online, a run that goes on sends what the server lacks. Offline, its files are written anew from metrics.csv, so
-    that ``wandb sync`` uploads the whole run at once.
+    that ``wandb sync`` uploads the whole run at once; only then do those of before go.
 
     Attributes:
         project, entity, tags: as W&B has them.
@@ -108,7 +108,8 @@ class WandB(Logger):
             config={**config, "replicate": replicate},
             settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
         )
-        for folder in old:
+        # Only files that are written anew take the place of older ones: nobody may have sent those yet.
+        for folder in old if run.offline else []:
             if folder.name.startswith("offline-") and folder != Path(run.dir).parent:
                 shutil.rmtree(folder)
         return run, run.step

@@ -218,9 +218,9 @@ def export() -> Options:
     p.add_argument("path", type=_folder, metavar="RUN_OR_SWEEP", help="folder of a run, a sweep, or of several")
     p.add_argument("--features", type=int, metavar="LAYER", help="a_l of this hidden layer at every sample, .npz")
     p.add_argument("--step", type=int, metavar="K", help="of --features: a state that was kept (the last)")
-    p.add_argument("--replicate", type=int, default=0, metavar="R", help="of --features (0)")
+    p.add_argument("--replicate", type=int, metavar="R", help="of --features (0)")
     p.add_argument("--out", metavar="FILE", help=".csv, .parquet or .npz (named after the folder, in it)")
-    p.add_argument("--format", choices=("csv", "parquet"), default="csv", help="where --out is not given (csv)")
+    p.add_argument("--format", choices=("csv", "parquet"), help="where --out is not given (csv)")
     return p
 
 

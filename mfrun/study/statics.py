@@ -12,6 +12,7 @@ exact: a finite network and the particle system of its own empirical measure hav
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ def main(args: argparse.Namespace) -> int:
     widths = _widths(args.widths)
     if args.run is None and not args.latest:
         raise UserError("no run named; give its folder, or --latest")
+    if args.run is not None and args.latest:
+        raise UserError(f"--latest: and {args.run} names another; give one of them")
     run = RunDirectory(newest_folder(sweeps=False) if args.latest else args.run)
     asked = _step(args.step)
     if not run.exists():
@@ -119,21 +122,25 @@ def measure(
 ) -> pd.DataFrame:
     """For each n: the mean over samples and draws of |yhat_n - yhat|, and of the loss less the whole's.
 
+    The draws are split evenly over the replicates, alike for every n.
+
     Returns:
         A row for each n, with standard errors over the draws.
     """
     whole = outputs(experiment, network, samples)
+    # Rows of other networks for other n would have a rate that is no network's.
+    ends = [draws * member // network.replicates for member in range(network.replicates + 1)]
     rows = []
     for n in widths:
         # One at a time where they are large: the weights of a draw are n^2 numbers a layer.
         group = max(1, min(draws, 2**22 // n**2))
         differences, gaps = [], []
-        for first in range(0, draws, group):
-            member = (first // group) % network.replicates
-            some = subnetworks(network, member, n, min(group, draws - first), seed, first)
-            part = outputs(experiment, some, samples)
-            differences.append((part.yhat - whole.yhat[member]).abs().mean((1, 2)))
-            gaps.append(part.loss - whole.loss[member])
+        for member, (start, end) in enumerate(itertools.pairwise(ends)):
+            for first in range(start, end, group):
+                some = subnetworks(network, member, n, min(group, end - first), seed, first)
+                part = outputs(experiment, some, samples)
+                differences.append((part.yhat - whole.yhat[member]).abs().mean((1, 2)))
+                gaps.append(part.loss - whole.loss[member])
         difference, gap = torch.cat(differences), torch.cat(gaps)
         row: dict[str, float] = {"n": n}
         for name, values in (("difference", difference), ("loss_gap", gap)):
@@ -260,6 +267,6 @@ def _step(text: str) -> int | str:
     """``newest``, ``all``, or the step that a number names."""
     if text in ("newest", "all"):
         return text
-    if not text.isdigit():
+    if not text.isdecimal():
         raise UserError(f"--step {text}: the step of a saved state, or all")
     return int(text)

@@ -260,9 +260,23 @@ def size(count: float) -> str:
     return f"{count / GIB:.3g} GiB" if count < 1024 * GIB else f"{count / GIB / 1024:.3g} TiB"
 
 
+def _timed(experiment: Experiment) -> Experiment:
+    """The experiment at the size at which it is timed."""
+    flops = experiment.flops
+    while True:
+        less = smaller(experiment.cfg, flops)
+        try:
+            return assemble(replace(less, steps=2 * BLOCK), experiment.problem)
+        except ConfigError:
+            # A layer that is narrow beside the others has no neurons left there: twice the width, and at last its own.
+            if less == experiment.cfg:
+                raise
+            flops /= 4
+
+
 def measure_pace(experiment: Experiment) -> Pace:
     """Time a few steps and a part of an evaluation of the experiment, or of a smaller one like it."""
-    experiment = assemble(replace(smaller(experiment.cfg, experiment.flops), steps=2 * BLOCK), experiment.problem)
+    experiment = _timed(experiment)
     # Particles that are drawn in no time.
     quick = replace(experiment.blueprint.particles, method="plain")
     experiment = replace(experiment, blueprint=replace(experiment.blueprint, particles=quick))
