@@ -64,15 +64,11 @@ def limit(blueprint: Blueprint, layers: Layers, discretisation: list[Types]) -> 
     *types, w_law = discretisation
     stack = len(types[0].nodes)
     typed = Typed(blueprint, layers, [t.nodes for t in types])
-    # On the device meta torch imports its compiler for a second where an operation does not write into an array.
     nodes = w_law.nodes.sum(-1).mul_(init.noise).to(types[0].nodes.device)
 
     def inner(l: int) -> Tensor:
         """W_{l+1}: the nodes around the conditional mean of each pair of types."""
-        mean, W = beside(typed.inner(l), 1), nodes[:, None, None, :]
-        if isinstance(mean, Tensor):
-            W = W.expand(torch.broadcast_shapes(W.shape, mean.shape))  # type: ignore[no-untyped-call]
-        W = W.clone().add_(mean)
+        W = _sum(nodes[:, None, None, :], beside(typed.inner(l), 1))
         W = W.expand(stack, types[l].count, types[l - 1].count, -1).flatten(-2)
         kernel = layers.kernels[l]
         return W[(..., *[None] * len(kernel))].expand(*W.shape, *kernel)
@@ -84,3 +80,13 @@ def limit(blueprint: Blueprint, layers: Layers, discretisation: list[Types]) -> 
         omega = nodes.new_full(nodes.shape, 1 / w_law.count) if w_law.weights is None else w_law.weights
     drawn = Drawn(W, b, [t.measure() for t in types], [typed.theta(l) for l in range(L)], omega)
     return drawn.to(blueprint.dtype, blueprint.device)
+
+
+def _sum(a: Tensor, b: Tensor | float) -> Tensor:
+    """a + b.
+
+    On the device meta torch takes a second to import its compiler for an operation that does not write into an array.
+    """
+    if isinstance(b, Tensor):
+        a = a.expand(torch.broadcast_shapes(a.shape, b.shape))  # type: ignore[no-untyped-call]
+    return a.clone().add_(b)
