@@ -105,7 +105,7 @@ def _onednn_pays(threads: int) -> bool:
     exact, out = A.double() @ B.double(), torch.empty((512, 128), dtype=torch.float32)
     before, seconds = _cpu.fp32_precision, {"ieee": math.inf, "bf16": math.inf}
     try:
-        # In turns, as other work on the core slows both: the runs of a sweep come to one answer, and to the same digits.
+        # In turns, as other work on the core slows both: the runs of a sweep come to one answer, and one set of digits.
         for _ in range(24):
             for setting, least in seconds.items():
                 _cpu.fp32_precision = setting
