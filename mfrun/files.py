@@ -79,18 +79,27 @@ def locked(file: Path, busy: str) -> io.TextIOWrapper:
     return handle
 
 
+def read_yaml(file: Path) -> object:
+    """What a YAML file holds, mappings and lists as OmegaConf has them.
+
+    Raises:
+        UserError: missing, or unreadable.
+    """
+    try:
+        return OmegaConf.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file") from error
+    except Exception as error:  # OmegaConf passes on whatever its YAML reader meets.
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
 def load_yaml(file: Path) -> DictConfig:
     """A YAML mapping.
 
     Raises:
         UserError: missing, unreadable, or no mapping.
     """
-    try:
-        node = OmegaConf.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file") from error
-    except Exception as error:  # OmegaConf passes on whatever its YAML reader meets.
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+    node = read_yaml(file)
     if not isinstance(node, DictConfig):
         raise UserError(f"{file}: not a mapping of keys to values")
     return node

@@ -127,7 +127,7 @@ def test_real_networks_with_much_noise(tmp_path: Path, monkeypatch: pytest.Monke
     words = ["depth=3", "dataset.d=2", "steps=20", "alpha=0.03", "activation=tanh", "init.tau2=2", "init.tau3=0.5"]
     law = predicted("p", *words, *GROUP)
     n, S = 120, 400
-    e = experiment(*words, f"width={n}", f"replicates={S}", "dtype=float32")
+    e = experiment(*words, f"width={n}", f"replicates={S}")
     network, evaluator = e.network(), e.evaluator()
     steps, k = e.steps(network, e.stream()), 0
     for mark in (0, 20):

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mfrun.errors import UserError, printable, typed
-from mfrun.files import PARTIAL, appended, load_yaml, locked, plain, replacing, write_atomically
+from mfrun.files import PARTIAL, appended, load_yaml, locked, plain, read_yaml, replacing, write_atomically
 from mfrun.runs.columns import KEYS
 
 if TYPE_CHECKING:
@@ -410,10 +410,7 @@ def read_words(run_dir: Path) -> list[str] | None:
     file = run_dir / ".hydra" / "overrides.yaml"
     if not file.is_file():
         return None
-    try:
-        saved = OmegaConf.load(file)
-    except Exception as error:  # OmegaConf passes on whatever its YAML reader meets.
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+    saved = read_yaml(file)
     return listed(OmegaConf.to_container(saved) if OmegaConf.is_config(saved) else saved, file)
 
 

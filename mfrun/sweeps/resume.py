@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mfrun.errors import UserError
 from mfrun.registry import distrust, names_in
-from mfrun.runs.directory import SWEEP, RunDirectory, listed, read_sweep, read_words
+from mfrun.runs.directory import SWEEP, RunDirectory, read_sweep, read_words
 from mfrun.shell import commandline
 from mfrun.shell.compose import compose, compose_whole
 
@@ -64,13 +64,12 @@ def words_of_sweep(top: Path) -> list[str]:
     return _checked(recorded["overrides"], top / SWEEP)
 
 
-def _checked(saved: object, file: Path) -> list[str]:
+def _checked(words: list[str], file: Path) -> list[str]:
     """Overrides read from a run directory, which configure the run and never Hydra, whose keys can call anything.
 
     Raises:
         UserError: they do, or are no overrides.
     """
-    words = listed(saved, file)
     for o in commandline.parse(words):
         if o.key_or_group.partition("/")[0].partition(".")[0] == "hydra":
             raise UserError(f"{file}: holds {commandline.line(o)}; a run's folder does not configure Hydra")
