@@ -54,10 +54,13 @@ def status(run: str) -> dict[str, object]:
     return json.loads(Path(run, "status.json").read_text())
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 60
+) -> None:
+    """Wait for what ``process`` does, which has to live until then, or for what happens by itself."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.01)
 
