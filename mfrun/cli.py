@@ -91,7 +91,7 @@ def run(argv: list[str]) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"mfrun: {argv[0]}: unknown command; one of {', '.join(VISIBLE)}{hint}", file=sys.stderr)
         return 2
-    from mfrun.errors import Interrupted, UserError, of_the_system
+    from mfrun.errors import Interrupted, UserError, of_the_system, unforeseen
 
     try:
         return command(argv[1:])
@@ -109,7 +109,7 @@ def run(argv: list[str]) -> int:
         _tell(f"{of_the_system(error, trains=argv[0] in TRAINING)} (--debug shows where)", debug)
         return 1
     except Exception as error:
-        _tell(f"{type(error).__name__}: {error} (--debug shows where)", debug)
+        _tell(f"{unforeseen(error, trains=argv[0] in TRAINING)} (--debug shows where)", debug)
         return 1
 
 

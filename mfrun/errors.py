@@ -36,6 +36,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+# What PyTorch calls it: on the host it has no class of its own for it, and this module does without that library.
+_NO_MEMORY = ("can't allocate memory", "OutOfMemoryError")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it is that memory ran out."""
+    return isinstance(error, MemoryError) or any(words in f"{type(error).__name__}: {error}" for words in _NO_MEMORY)
+
+
+def unforeseen(error: BaseException, trains: bool = True) -> str:
+    """An error that nobody raised on purpose, in a line: its type and what it says, or that memory ran out."""
+    if out_of_memory(error):
+        return "out of memory" + ("; mfrun sweep ... --dry-run says what a run takes" if trains else "")
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def of_the_system(error: OSError, trains: bool = True) -> str:
     """What the system says of a file, in one line, and on a full disk what becomes of the run that was trained."""
     said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

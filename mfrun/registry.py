@@ -257,6 +257,11 @@ def reason(error: BaseException) -> str:
     return text.splitlines()[0].strip() if text else type(error).__name__
 
 
+def quote(text: str) -> str:
+    """A text in quotes, as Hydra's grammar of overrides has it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def suggest(given: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` where one of ``known`` is close to ``given``, else nothing."""
     close = difflib.get_close_matches(given, list(known), n=1)

@@ -253,6 +253,19 @@ def test_kill_and_resume(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert len(list(Path("r").glob("state-*"))) == 4
 
 
+def test_out_of_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    """More samples than a machine has addresses for: a line, and no torch's own words."""
+    assert here("train", *TINY, "evaluation.samples=1e14", "dir=r") == 1
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "mfrun: out of memory; mfrun sweep ... --dry-run says what a run takes (--debug shows where)"
+    )
+    assert status("r")["error"] == "out of memory; mfrun sweep ... --dry-run says what a run takes"
+    assert here("sweep", TINY[0], *TINY[2:], "widths=[3]", "evaluation.samples=1e14", "dir=s") == 1
+    err = capfd.readouterr().err
+    assert "mfrun: width=3: out of memory; " in err
+    assert "Traceback" not in err
+
+
 def test_longer_run_on_resume() -> None:
     assert here("train", *TINY, "steps=300", "dir=r") == 0
     assert here("train", "dir=r", "resume=true", "steps=700") == 0

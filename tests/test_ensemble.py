@@ -199,7 +199,7 @@ def test_the_limit_is_that_on_the_networks_own_batches(capsys: pytest.CaptureFix
 
 
 def test_a_setting_that_cannot_be_averaged_is_left_out(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One with single networks, and one that diverged; the others are there."""
+    """One with single networks, and one that diverged; the others are there. So is a width with one network."""
     words = [w for w in TASK if not w.startswith("depth")]
     assert here("train", *words, "depth=4", "width=4", "keep_checkpoints=1", "dir=m/one") == 0
     assert here("train", *words, "depth=2", "alpha=1e6", "width=4", "replicates=2", "dir=m/lost") != 2
@@ -209,3 +209,7 @@ def test_a_setting_that_cannot_be_averaged_is_left_out(sweep: Path, capsys: pyte
     assert "left out: no width here has two networks to average [depth=4" in err
     assert "depth=2" in err
     assert "nan" not in out
+    assert here("train", *TASK, "width=7", "keep_checkpoints=1", "dir=m/seven") == 0
+    capsys.readouterr()
+    assert here("ensemble", str(sweep), "m/seven", "--out=e") == 0
+    assert capsys.readouterr().err == "left out: n = 7: has one network\n"

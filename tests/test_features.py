@@ -422,8 +422,10 @@ def test_a_computation_that_is_killed_goes_on(weights: Path, capfd: pytest.Captu
 
 
 def test_train_on_features(weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_images()
-    argv = ["dataset=arrays_vgg16", *words(weights, "threads=1", "width=3", "depth=3", "steps=10", "dir=r")]
+    # A name that neither a shell nor Hydra takes as it is.
+    write_images(file="it's a, b.npz")
+    path = r"dataset.source.path='it\'s a, b.npz'"
+    argv = ["dataset=arrays_vgg16", *words(weights, path, "threads=1", "width=3", "depth=3", "steps=10", "dir=r")]
     assert here("train", *argv) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("mfrun: dataset.root=.: vgg16/arrays-")

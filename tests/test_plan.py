@@ -157,6 +157,27 @@ def test_a_large_step_is_measured_at_a_smaller_size(words: list[str]) -> None:
     assert math.isinf(less.cfg.width) == math.isinf(e.cfg.width)
 
 
+def test_a_step_of_many_samples_is_counted_and_not_made() -> None:
+    """Neither the samples of a block of steps nor those of an evaluation have to fit into this machine."""
+    runs = [
+        Planned(side_by_side.Job(lambda threads: True, "", 10, e.flops), e)
+        for e in (experiment(*TINY, f"batch={batch}", "steps=10") for batch in (1000, 10**6, 10**10))
+    ]
+    estimate.measure(runs)
+    thousand, million, more = (run.memory.training for run in runs)
+    assert (million - thousand) / (10**6 - 1000) == pytest.approx((more - thousand) / (10**10 - 1000), rel=1e-2)
+    # A block of 256 steps: an input of d = 3 and a label, 4 bytes each.
+    assert more > 256 * 10**10 * 4 * 4
+    steps = [10 * run.pace.step * run.parts for run in runs]
+    assert steps[1] / steps[0] == pytest.approx(1000)
+    assert steps[2] / steps[1] == pytest.approx(10000)
+    e = experiment(*TINY, f"evaluation.samples={10**10}")
+    run = Planned(side_by_side.Job(lambda threads: True, "", 10, e.flops), e)
+    estimate.measure([run])
+    assert run.samples == 10**10
+    assert run.memory.training > 10**10 * 3 * 4
+
+
 def test_a_narrow_layer_keeps_a_neuron_while_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the width would leave none; its own width is legal."""
     monkeypatch.setattr(estimate, "LARGE_STEP", 1e5)

@@ -17,7 +17,7 @@ from mfrun.dynamics.continued import refuse_changes
 from mfrun.dynamics.evaluate import grid, kept_steps
 from mfrun.dynamics.experiment import Experiment
 from mfrun.dynamics.kernels import Measured, at_infinity
-from mfrun.errors import Interrupted, UserError
+from mfrun.errors import Interrupted, UserError, unforeseen
 from mfrun.networks.network import Network
 from mfrun.problems.streams import BLOCK
 from mfrun.runs.columns import doubt, doubtful
@@ -82,7 +82,7 @@ def _trained(experiment: Experiment, run: RunDirectory, label: str) -> dict[str,
         run.write_status("interrupted", **reached())
         raise Interrupted(signal.SIGINT) from error
     except BaseException as error:
-        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, UserError) else unforeseen(error)
         with suppress(OSError):  # The disk may be full.
             run.write_status("failed", error=said[:500], **reached())
         run.log(f"failed: {said}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import re
 import shlex
 import sys
 import time
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mfrun.config import conf_dir
-from mfrun.errors import ConfigError, UserError
+from mfrun.errors import ConfigError, UserError, typed
 from mfrun.problems.chunks import Chunk, ChunkedArrays
 from mfrun.problems.problem import FiniteProblem, Problem
-from mfrun.registry import create, register
+from mfrun.registry import create, quote, register
 from mfrun.runs.progress import INTERVAL, say
 
 # VGG16 halves the side of an image five times, and ends with 512 channels.
@@ -30,6 +31,8 @@ STRIDE, CHANNELS = 32, 512
 DIGITS = 8
 # The word in the place of a file that asks for weights as a network starts with them.
 UNTRAINED = "untrained"
+# A value that stands on a command line as it is; anything else needs Hydra's quotes.
+_PLAIN = re.compile(r"[\w./+-]+")
 
 
 @register("dataset", "vgg16")
@@ -114,7 +117,9 @@ class VGG16Features:
         keys = {f"source.{k}": v for k, v in self.source.items() if k not in ("name", "root", "task", "download")}
         keys |= {"root": self.root}
         keys |= {k: v for k in ("weights", "size") if (v := getattr(self, k)) != getattr(VGG16Features, k)}
-        return shlex.join(["mfrun", "data", option, *(f"dataset.{k}={v}" for k, v in keys.items())])
+        texts = {f"dataset.{k}": typed(v) for k, v in keys.items()}
+        words = [f"{k}={v if _PLAIN.fullmatch(v) else quote(v)}" for k, v in texts.items()]
+        return shlex.join(["mfrun", "data", option, *words])
 
     def _source(self) -> FiniteProblem:
         """The images, on the CPU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -199,10 +200,18 @@ class PopulationProblem(Problem):
         return Fresh(self.draw, batch, seed, self.dtype, self.device)
 
     def evaluation(self, seed: int, samples: int) -> dict[str, Evaluation]:
-        x, y = self.draw(generator("evaluation", seed), samples)
-        x, y = x.to(self.device, self.dtype), y.to(self.device)
-        columns = y if y.dtype == torch.int64 else y.to(self.dtype).view(samples, -1).T
-        return {"population": Evaluation(samples, lambda i, j: (x[i:j], columns[..., i:j]))}
+        @functools.cache
+        def drawn() -> Batch:
+            # Only when they are asked for: how many there are is known before, and there may be more than memory has.
+            x, y = self.draw(generator("evaluation", seed), samples)
+            x, y = x.to(self.device, self.dtype), y.to(self.device)
+            return x, y if y.dtype == torch.int64 else y.to(self.dtype).view(samples, -1).T
+
+        def cut(i: int, j: int) -> Batch:
+            x, y = drawn()
+            return x[i:j], y[..., i:j]
+
+        return {"population": Evaluation(samples, cut)}
 
 
 class FiniteProblem(Problem):

@@ -16,7 +16,7 @@ from hydra.errors import OverrideParseException
 
 from mfrun import config
 from mfrun.errors import UserError
-from mfrun.registry import reason
+from mfrun.registry import quote, reason
 
 # Hydra's flags that print something and train nothing; the short ones may have what they print joined to them, -cjob,
 # which -cd, -cn and -cp do not begin.
@@ -113,10 +113,6 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     if not read.cfg and (read.resolve or read.package):
         raise UserError(f"{'--resolve' if read.resolve else '--package'}: is about what --cfg prints")
     return read
-
-
-def quote(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def parse(overrides: list[str]) -> list[Override]:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mfrun import config
 from mfrun.errors import ConfigError, UserError
 from mfrun.files import nearest, plain
-from mfrun.registry import reason, suggest
+from mfrun.registry import quote, reason, suggest
 from mfrun.shell import commandline
 
 # conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
@@ -177,7 +177,7 @@ def _source(flags: list[str]) -> tuple[str, list[str]]:
         # Hydra would take the program's own, and say nothing.
         if (config.conf_dir() / file.relative_to(args.config_dir)).exists():
             raise UserError(f"{file}: there is an option of that name already; call it otherwise")
-    folder = commandline.quote("file://" + str(Path(args.config_dir).resolve()))
+    folder = quote("file://" + str(Path(args.config_dir).resolve()))
     return args.config_name or "config", [f"hydra.searchpath=[{folder}]"]
 
 

@@ -125,7 +125,8 @@ def measure(
         UserError: no state in common, or no width with two networks on the same data.
     """
     called = f" [{describe(setting)}]" if setting else ""
-    several = [c for c in curves if not is_limit(c) and len({x for s in c.sources for x in s.labels()}) > 1]
+    finite = [c for c in curves if not is_limit(c)]
+    several = [c for c in finite if len({x for s in c.sources for x in s.labels()}) > 1]
     if not several:
         raise UserError(f"no width here has two networks to average{called}; replicates=8 trains eight")
     data = several[0].sources[0].data
@@ -151,7 +152,7 @@ def measure(
     at = common[-1] if step is None else step
     limit: dict[str, Estimate] = {}
     found: dict[str, list[Ensembles]] = {}
-    left_out = list[str]()
+    left_out = [f"n = {stood_label(c.width, c.neurons)}: has one network{called}" for c in finite if c not in several]
     for curve in chosen:
         if is_limit(curve):
             limit = _limit(curve, at, problems)

@@ -30,6 +30,8 @@ from mfrun.sweeps.side_by_side import Job, step_seconds
 
 # A step of more operations is timed at a smaller size; at a batch below the usual one, networks are as large as there.
 LARGE_STEP, USUAL_BATCH = 1.2e10, 100
+# A step of more samples is timed with these, and takes as much longer as there are more of them.
+LARGE_BATCH = 1000
 # CPU seconds after which no further run is timed, and for which the steps of one are repeated.
 ALL_TIMING, ONE_TIMING = 2.0, 0.06
 # A state goes to the disk at so many bytes a second and takes so many seconds whatever its size.
@@ -104,17 +106,22 @@ class Planned:
         # The state that a resumed run starts from was saved with its evaluation.
         return [k for k in grid(cfg.steps, cfg.evaluation.points_per_decade) if k > done or done == 0]
 
+    @property
+    def parts(self) -> float:
+        """Steps of ``LARGE_BATCH`` samples that one of a larger batch is worth; 1 for any other."""
+        return max(1.0, self.experiment.cfg.batch / LARGE_BATCH)
+
     def unlike(self, pace: Pace) -> float:
         """How far the size of a timed experiment is from this one's."""
-        return abs(math.log(pace.flops / self.job.flops))
+        return abs(math.log(pace.flops * self.parts / self.job.flops))
 
     def seconds(self, cores: int | None = None) -> float:
         """Predicted time on so many cores, by default those that it has."""
         pace = self.pace
         # Both are the same network but for its size.
-        larger = step_seconds(self.job.flops, cores or self.cores) / step_seconds(pace.flops, 1)
+        larger = step_seconds(self.job.flops / self.parts, cores or self.cores) / step_seconds(pace.flops, 1)
         evaluation = self.samples * pace.sample * larger + SAVE_SECONDS + self.memory.weights / SAVED_A_SECOND
-        steps = self.job.steps * pace.step * larger
+        steps = self.job.steps * pace.step * larger * self.parts
         return pace.weight * self.memory.weights + steps + len(self.evaluations) * evaluation
 
     @property
@@ -163,6 +170,8 @@ def _shape(cfg: config.Config) -> str:
 
 def smaller(cfg: config.Config, flops: float) -> config.Config:
     """The same network, of a size whose steps can be timed in passing."""
+    if cfg.batch > LARGE_BATCH:
+        return smaller(replace(cfg, batch=LARGE_BATCH), flops * LARGE_BATCH / cfg.batch)
     # A small batch makes steps quick and not networks small, which have to be drawn.
     excess = flops * max(1.0, USUAL_BATCH / cfg.batch) / LARGE_STEP
     if excess <= 1:
@@ -200,14 +209,15 @@ def measure_memory(experiment: Experiment) -> Memory:
         # held while that of the next is drawn.
         drawn = DOUBLE * min(network.replicates, 2) / network.replicates
         start = max(sum(a.nbytes for a in arrays[: i + 1]) + int(drawn * arrays[i].numel()) for i in range(len(arrays)))
-    stream = experiment.stream()
+    # A block of batches of one sample: what there is of larger ones is as many times as much.
+    stream = replace(experiment, cfg=replace(cfg, batch=1)).stream()
     stream.load(0)
     splits = [split.count for split in experiment.evaluator().sets.values()]
     chunk = min(max(splits), CHUNK)
     passes = network.workspace_bytes(cfg.batch) + network.workspace_bytes(chunk, backward=False)
     gathered = blueprint.dtype.itemsize * blueprint.d * (cfg.batch + chunk)
     fresh = FLOAT * blueprint.d * sum(splits) if isinstance(experiment.problem, PopulationProblem) else 0
-    return Memory(weights, start, weights + passes + stream.nbytes + gathered + fresh)
+    return Memory(weights, start, weights + passes + stream.nbytes * cfg.batch + gathered + fresh)
 
 
 def refuse_too_large(experiments: Sequence[Experiment]) -> None:

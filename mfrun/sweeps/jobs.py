@@ -20,7 +20,7 @@ from mfrun.dynamics import continued
 from mfrun.dynamics.continued import own_data, refuse_changes
 from mfrun.dynamics.experiment import Experiment, Problems, assemble, resolve_device
 from mfrun.dynamics.train import train
-from mfrun.errors import UserError, of_the_system
+from mfrun.errors import UserError, of_the_system, out_of_memory, unforeseen
 from mfrun.runs.directory import RunDirectory
 from mfrun.runs.loggers import loggers
 from mfrun.runs.progress import Runs, say
@@ -153,8 +153,9 @@ def told(name: str, go: Callable[[], object]) -> bool:
     except OSError as error:  # The disk is full, or gone; where in the code tells nobody anything.
         say(f"mfrun: {name}: {of_the_system(error)}")
     except Exception as error:
-        say(f"mfrun: {name}: {type(error).__name__}: {error}")
-        traceback.print_exc(file=sys.stderr)
+        say(f"mfrun: {name}: {unforeseen(error)}")
+        if not out_of_memory(error):  # Where it was asked for tells nobody anything, either.
+            traceback.print_exc(file=sys.stderr)
     return False
 
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from mfrun import config
 from mfrun.errors import ConfigError, Interrupted, UserError
-from mfrun.registry import distrust, reason
+from mfrun.registry import distrust, quote, reason
 from mfrun.runs.directory import SWEEP, RunDirectory, hold_sweep, newest, write_sweep
 from mfrun.runs.loggers import Tolerated
 from mfrun.runs.progress import WRITES_TO, say
@@ -408,7 +408,7 @@ def _with_widths(overrides: list[str], master: DictConfig) -> list[Override]:
 def _composed(parsed: list[Override], master: DictConfig, flags: list[str]) -> list[_Job]:
     """The jobs that the words stand for."""
     own = [
-        f"dir={commandline.quote(master.dir)}",
+        f"dir={quote(master.dir)}",
         f"hydra.sweep.subdir='{commandline.subdirectory(parsed)}'",
         "hydra.mode=MULTIRUN",
     ]
