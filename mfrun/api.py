@@ -180,9 +180,10 @@ class Run:
         from mfrun.dynamics.evaluate import of_sets
         from mfrun.problems.problem import CHUNK
 
-        experiment, network = self._restored(step)
-        inputs = experiment.problem.inputs(_samples(x))
-        every = network.outputs(torch.split(inputs, CHUNK)).movedim(-1, -2).double()
+        with _torch_kept():
+            experiment, network = self._restored(step)
+            inputs = experiment.problem.inputs(_samples(x))
+            every = network.outputs(torch.split(inputs, CHUNK)).movedim(-1, -2).double()
         mean, bar = of_sets(every, experiment.sets, experiment.blueprint.union)
         return Prediction(mean.cpu().numpy(), None if bar is None else bar.cpu().numpy())
 
@@ -197,8 +198,9 @@ class Run:
         Raises:
             UserError: no such layer or state, or inputs that are no samples of this data set.
         """
-        experiment, network = self._with_layer(layer, step)
-        return _hidden(network, experiment.problem.inputs(_samples(x)), layer)
+        with _torch_kept():
+            experiment, network = self._with_layer(layer, step)
+            return _hidden(network, experiment.problem.inputs(_samples(x)), layer)
 
     def features(self, layer: int, step: int | None = None, replicate: int = 0) -> dict[str, Any]:
         """Its data set as a hidden layer sees it: what ``numpy.savez`` writes for ``dataset=arrays``.
@@ -300,9 +302,9 @@ class Sweep(Sequence[Run]):
         if any(key in names or key not in keys for key in self.swept for keys, names in zip(flat, named, strict=True)):
             # Options of a group may be the same component with other keys.
             flat = [{**keys, **run.directory.choices()} for keys, run in zip(flat, runs, strict=True)]
-        values = {id(run): {key: keys.get(key) for key in self.swept} for run, keys in zip(runs, flat, strict=True)}
+        values = {run.path: {key: keys.get(key) for key in self.swept} for run, keys in zip(runs, flat, strict=True)}
         self._values = values
-        self.runs = sorted(runs, key=lambda run: ([_order(v) for v in values[id(run)].values()], run.width))
+        self.runs = sorted(runs, key=lambda run: ([_order(v) for v in values[run.path].values()], run.width))
 
     def __repr__(self) -> str:
         # Those that it has not come to yet are among them.
@@ -348,7 +350,7 @@ class Sweep(Sequence[Run]):
         frames = []
         for run in self.runs:
             frame = run.frame
-            for place, (key, value) in enumerate(self._values[id(run)].items(), 1):
+            for place, (key, value) in enumerate(self._values[run.path].items(), 1):
                 if key not in frame:
                     frame.insert(place, key, [typed(value) if isinstance(value, list) else value] * len(frame))
             frames.append(frame)
@@ -386,7 +388,7 @@ def train(overrides: Sequence[str]) -> Run:
     from mfrun.sweeps import launch
 
     words = launch.with_latest(_words(overrides), "train")
-    with _threads_kept():
+    with _torch_kept():
         trained = launch.train_run(*commandline.split(words))
     return Run(trained.folder.path, trained.experiment)
 
@@ -477,13 +479,16 @@ def _words(overrides: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
-    """``threads=`` is of the run that is trained; the program that trains it has its own again afterwards."""
+def _torch_kept() -> Iterator[None]:
+    """``threads=`` and ``precision=`` are of the run in hand; the program around it has its own again afterwards."""
     import torch
+
+    from mfrun.networks.products import switches_kept
 
     before = torch.get_num_threads()
     try:
-        yield
+        with switches_kept():
+            yield
     finally:
         torch.set_num_threads(before)
 

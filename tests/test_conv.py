@@ -27,7 +27,7 @@ from mfrun.networks.conv import SLICE, Conv, Convolution
 from mfrun.networks.laws import Normal
 from mfrun.networks.measures import Measure
 from mfrun.networks.particles import Particles
-from mfrun.networks.products import arrange
+from mfrun.networks.products import arrange, switches_kept
 from mfrun.problems.tasks import Task
 from mfrun.registry import create, find
 from mfrun.runs.columns import ASIDE
@@ -412,11 +412,9 @@ def test_bad_input_is_refused_in_one_line(images, capsys, key, expected):
 def test_a_gpu_rounds_as_asked_for(precision: str) -> None:
     """Products and convolutions alike; the switches can be read where there is no GPU."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.fp32_precision, cudnn.allow_tf32, cudnn.deterministic
-    try:
+    with switches_kept():
         arrange(precision, torch.device("cuda"), 100)
-        assert matmul.fp32_precision == ("tf32" if precision == "tf32" else "ieee")
-        assert cudnn.allow_tf32 == (precision == "tf32")
+        asked = "tf32" if precision == "tf32" else "ieee"
+        assert matmul.fp32_precision == asked
+        assert cudnn.conv.fp32_precision == asked
         assert cudnn.deterministic
-    finally:
-        matmul.fp32_precision, cudnn.allow_tf32, cudnn.deterministic = before

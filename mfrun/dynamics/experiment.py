@@ -95,11 +95,12 @@ class Experiment:
     def network(self) -> Network:
         """The network at step 0."""
         network = self.architecture.draw(self.blueprint)
+        products = self.products
         for part in (network, *network.parts):
-            part.products = self.products
+            part.products = products
         return network
 
-    @functools.cached_property
+    @property
     def products(self) -> Products:
         """How matrices are multiplied; torch is set up for it."""
         return self.architecture.products(self.blueprint, self.cfg.precision)
@@ -111,17 +112,28 @@ class Experiment:
 
     def steps(self, network: Network, stream: Stream) -> Steps:
         """The steps of SGD, as they are fastest on the run's device."""
-        kind = Graphed if self.device.type == "cuda" else Lasting if self._small() else Eager
-        return kind(network, stream, self.loss, self.rates, self.cfg.batch)
+        return self.kind_of_steps(network, stream, self.loss, self.rates, self.cfg.batch)
+
+    @property
+    def kind_of_steps(self) -> type[Steps]:
+        """How they are made: recorded once, where that is known to do what each step does."""
+        if self.device.type == "cuda":
+            return Graphed if self._ours() else Eager
+        return Lasting if self._small() else Eager
 
     def _small(self) -> bool:
         """Whether Python is a considerable part of a step, and a step is known to depend on its arrays alone."""
         blueprint, cfg = self.blueprint, self.cfg
-        parts = (cfg.architecture, cfg.activation, cfg.neuron, cfg.operation, cfg.loss, cfg.dataset)
-        ours = not any(map(names_in, parts))
         exact = blueprint.dtype == torch.float32 and cfg.precision == "float32"
         multiplications = 3 * cfg.batch * self.multiplications / self.replicates
-        return ours and exact and self.architecture.taped and multiplications <= SMALL_STEP
+        return self._ours() and exact and self.architecture.taped and multiplications <= SMALL_STEP
+
+    def _ours(self) -> bool:
+        """Whether all parts of a step are the program's own: others may look at values, and decide by them, which what
+        is recorded once would not do again."""
+        cfg = self.cfg
+        parts = (cfg.architecture, cfg.activation, cfg.neuron, cfg.operation, cfg.loss, cfg.dataset)
+        return not any(map(names_in, parts))
 
     def evaluator(self, samples: int | None = None) -> Evaluator:
         """The metrics of the run, over the samples that it is evaluated at, or over so many in each split."""

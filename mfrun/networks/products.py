@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ Route = Callable[[Tensor, Tensor, Tensor, Tensor | None], Prepared]
 # torch's switches, which its type hints do not know.
 _cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 _gpu: Any = torch.backends.cuda.matmul
+_cudnn: Any = torch.backends.cudnn
 
 # Multiplications up to which BLAS, called directly on one core, beats torch's products on any number of cores.
 SMALL = 1_500_000
@@ -82,8 +84,8 @@ def arrange(precision: str, device: torch.device, largest: int) -> Products:
     if device.type == "cuda":
         _gpu.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         # Convolutions have a switch of their own; and the same command is to give the same digits.
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.deterministic = True
+        _cudnn.conv.fp32_precision = _gpu.fp32_precision
+        _cudnn.deterministic = True
         return Products(bf16=precision == "bf16", library="cuBLAS")
     library = "MKL" if torch.backends.mkl.is_available() else "BLAS"  # type: ignore[no-untyped-call]
     if precision == "bf16":
@@ -94,6 +96,19 @@ def arrange(precision: str, device: torch.device, largest: int) -> Products:
         _cpu.fp32_precision = "bf16"
         library = "oneDNN"
     return Products(library=library)
+
+
+@contextmanager
+def switches_kept() -> Iterator[None]:
+    """What a run's products ask of torch is the run's; the program around it has its own switches again afterwards."""
+    switches = [(_cpu, "fp32_precision"), (_gpu, "fp32_precision"), (_cudnn.conv, "fp32_precision")]
+    switches.append((_cudnn, "deterministic"))
+    before = [getattr(of, name) for of, name in switches]
+    try:
+        yield
+    finally:
+        for (of, name), value in zip(switches, before, strict=True):
+            setattr(of, name, value)
 
 
 @functools.cache

@@ -261,6 +261,8 @@ class Arrays:
                 where = "the part that is left to train on" if self._whole else "y_train"
                 self._refuse(f"y_{split} holds label {unseen[0]}, which {where} has not")
             y[split] = torch.from_numpy(np.searchsorted(names, labels).astype(np.int64))
+        if names.dtype.kind == "S":
+            names = np.char.decode(names, "utf-8", "replace")
         return y, [int(v) if names.dtype.kind in "fiub" else str(v) for v in names]
 
     def _numbers(self, raw: dict[str, np.ndarray]) -> dict[str, Tensor]:

@@ -40,6 +40,9 @@ class Signals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         Signals._depth -= bool(self._before)
+        if self._before and Signals._depth == 0:
+            # What has been heard has been done; runs in other threads, which set no handlers, begin anew.
+            Signals.received = 0
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -170,16 +171,24 @@ def swept_keys(parsed: list[Override]) -> list[str]:
     return ["width", *(k for k in keys if k != "width")]
 
 
-def is_group(key: str) -> bool:
-    return (config.conf_dir() / key).is_dir()
+def is_group(key: str, folders: Iterable[str] = ()) -> bool:
+    """Whether it is a group, mfrun's or one in the user's own folders of YAML files."""
+    return any(Path(folder, key).is_dir() for folder in [str(config.conf_dir()), *folders])
 
 
-def chooses(o: Override) -> bool:
+def chooses(o: Override, folders: Iterable[str] = ()) -> bool:
     """Whether an override does no more than choose files of a group."""
-    return is_group(o.key_or_group) and all(isinstance(parse([one])[0].value(), str) for one in each(o))
+    return is_group(o.key_or_group, folders) and all(isinstance(parse([one])[0].value(), str) for one in each(o))
 
 
-def subdirectory(parsed: list[Override]) -> str:
-    """The folder of every job below the sweep's, with the job's own values in place of the keys."""
-    values = {k: f"hydra.runtime.choices.{k}" if is_group(k) else k for k in swept_keys(parsed)}
+def subdirectory(parsed: list[Override], folders: Iterable[str] = ()) -> str:
+    """The folder of every job below the sweep's, with the job's own values in place of the keys.
+
+    Raises:
+        UserError: a job has several options of a group, which have no name.
+    """
+    for o in parsed:
+        if o.is_sweep_override() and is_group(o.key_or_group, folders) and not chooses(o, folders):
+            raise UserError(f"{line(o)}: a sweep takes one option of a group for each run, {o.key_or_group}=A,B")
+    values = {k: f"hydra.runtime.choices.{k}" if is_group(k, folders) else k for k in swept_keys(parsed)}
     return ",".join(f"{k}=${{in_name:${{{value}}}}}" for k, value in values.items())

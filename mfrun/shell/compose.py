@@ -160,9 +160,14 @@ def folder(node: DictConfig) -> Path:
 def _hydra() -> Iterator[None]:
     """A context in which Hydra composes configurations out of the files of this package, for one thread at a time."""
     with _composing:
+        # A program around this one may have set Hydra up for itself.
+        before = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
-        with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
-            yield
+        try:
+            with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3", job_name="mfrun"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = before
 
 
 def _source(flags: list[str]) -> tuple[str, list[str]]:
@@ -173,6 +178,8 @@ def _source(flags: list[str]) -> tuple[str, list[str]]:
         return args.config_name or "config", []
     if not Path(args.config_dir).is_dir():
         raise UserError(f"--config-dir {args.config_dir}: no such folder")
+    # In a session, its files come and go.
+    _listed.cache_clear()
     for file in Path(args.config_dir).glob("*/**/*.yaml"):
         # Hydra would take the program's own, and say nothing.
         if (config.conf_dir() / file.relative_to(args.config_dir)).exists():
@@ -195,6 +202,9 @@ def _refuse_options(overrides: list[str], name: str, extra: list[str]) -> None:
             said = commandline.line(o).partition("=")[2]
             raise ConfigError(o.key_or_group, said, f"one of {', '.join(options)}; mfrun sweep takes KEY=A,B")
         if options and isinstance(value, str) and value not in options:
+            folder, _, option = value.rpartition("/")
+            if folder and option in _listed(f"{o.key_or_group}/{folder}", ObjectType.CONFIG, name, tuple(extra)):
+                continue
             why = f"unknown; one of {', '.join(options)}{suggest(value, options)}"
             resumed = not extra and "resume=true" in overrides
             raise ConfigError(o.key_or_group, value, why + ("; --config-dir is to be given again" if resumed else ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
@@ -16,6 +17,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -234,21 +236,23 @@ def log_scale(axes: Axes, which: str) -> None:
     seen = 1.5 if which == "x" else 2.0
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
+    # A function that a pickled figure can name.
+    axis.set_minor_formatter(FuncFormatter(functools.partial(_between_decades, axis, which, seen)))
 
-    def label(value: float, _: Any) -> str:
-        low, high = sorted(axis.get_view_interval())
-        exponent = math.floor(math.log10(value) + 1e-9)
-        digit = value / 10**exponent
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        if sum(low <= d * 10.0**e <= high for e in decades for d in (1, 2, 5)) < 2:
-            # No two of these ticks are seen: here matplotlib has evenly spaced ones.
-            return f"{value:.{_digits(axis.get_minorticklocs())}g}"
-        # Along x there is room for a 2 beside a 1 on a part of a decade only.
-        marks = (2, 5) if which == "y" or high < low * 9.9 else (5,)
-        marked = any(math.isclose(digit, d, rel_tol=1e-6) for d in marks)
-        return rf"${digit:.0f}\cdot10^{{{exponent}}}$" if marked and high < low * 10**seen else ""
 
-    axis.set_minor_formatter(FuncFormatter(label))
+def _between_decades(axis: Axis, which: str, seen: float, value: float, _: Any) -> str:
+    """The label of a tick at 2 or 5 times a power of ten on a logarithmic axis; empty where there is none."""
+    low, high = sorted(axis.get_view_interval())
+    exponent = math.floor(math.log10(value) + 1e-9)
+    digit = value / 10**exponent
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    if sum(low <= d * 10.0**e <= high for e in decades for d in (1, 2, 5)) < 2:
+        # No two of these ticks are seen: here matplotlib has evenly spaced ones.
+        return f"{value:.{_digits(axis.get_minorticklocs())}g}"
+    # Along x there is room for a 2 beside a 1 on a part of a decade only.
+    marks = (2, 5) if which == "y" or high < low * 9.9 else (5,)
+    marked = any(math.isclose(digit, d, rel_tol=1e-6) for d in marks)
+    return rf"${digit:.0f}\cdot10^{{{exponent}}}$" if marked and high < low * 10**seen else ""
 
 
 def _digits(ticks: np.ndarray) -> int:
