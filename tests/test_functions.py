@@ -176,6 +176,9 @@ CLASSES = {
     "loss.name=mine:Unsummed": "must return a number for each sample, (2, 5), from yhat (2, 1, 5); here (2, 1, 5)",
     "loss.name=mine:in_place": "changes yhat, which others read after it",
     "loss.name=mine:NoTasks": "lacks tasks",
+    "loss.name=mine:by_axis_1": "gives other numbers on one network, yhat of (n_out, B): that of a sample is to depend",
+    "loss.name=mine:ranked": "gives other numbers on some of the samples: ",
+    "schedule.name=mine:Ramp": "xi must be a function of each step alone; of steps 1 to 4 it gives [1.0, 0.6",
     "evaluation.test_functions=[mine:f_bar]": "columns that end in _bar, _se, _sets, _paired are about others; rename",
     "evaluation.test_functions=[mine:zeroed]": "changes yhat, which others read after it",
     "evaluation.test_functions=[mine:of_numpy]": "must return (S, B) from yhat (S, n_out, B); here ndarray",
@@ -269,6 +272,23 @@ class NoTasks(Loss):
 
     def gradient(self, y, yhat):
         return 2 * (yhat - y)
+
+@dataclass
+class Ramp(Schedule):
+    def xi(self, k, t, end):
+        return np.linspace(1.0, 0.0, len(k))
+
+def by_axis_1(y, yhat):
+    return (yhat - yhat.mean(1, keepdim=True) - y).square().sum(-2)
+
+def ranked(y, yhat):
+    return (yhat - y).square().sum(-2) * yhat.shape[-1]
+
+def of_one_set_of_labels(y, yhat):
+    return torch.nn.functional.softplus(-y[0] * yhat[..., 0, :])
+
+def of_each_set_of_labels(y, yhat):
+    return torch.nn.functional.softplus(-y[..., 0, :] * yhat[..., 0, :])
 
 def f_bar(y, yhat):
     return yhat.sum(-2)
@@ -374,6 +394,27 @@ def test_a_class_that_is_not_what_it_should_be(
     err = capfd.readouterr().err
     assert err.startswith(f"mfrun: {word.replace('[mine:', '').replace(']', '')}: {CLASSES[word]}")
     assert err.count("\n") == 1
+
+
+def test_a_loss_on_labels_of_each_network_s_own(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where networks see data of their own labels are stacked, and y[0] is the labels of the first network."""
+    Path("mine.py").write_text(OWN_CLASSES)
+    monkeypatch.syspath_prepend(".")
+    sys.modules.pop("mine", None)
+    words = [*TINY, "replicates=2", "steps=20", "loss=logistic"]
+    stacked = [*words, "replicate_data=independent"]
+    assert here("train", *words, "loss.name=mine:of_one_set_of_labels", "dir=shared") == 0
+    capfd.readouterr()
+    assert here("train", *stacked, "loss.name=mine:of_one_set_of_labels", "dir=own") == 2
+    assert capfd.readouterr().err.startswith(
+        "mfrun: loss.name=mine:of_one_set_of_labels: gives other numbers on labels of each network's own, y of (S, n_out, B) "
+    )
+    assert here("train", *stacked, "loss.name=mine:of_each_set_of_labels", "dir=own") == 0
+    assert here("train", *stacked, "dir=ours") == 0
+    for x, y in zip(curves("own"), curves("ours"), strict=True):
+        assert {k: float(v) for k, v in x.items()} == pytest.approx({k: float(v) for k, v in y.items()}, rel=1e-4)
 
 
 def test_a_neuron_of_the_configured_activation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,21 @@ def test_standardized_inputs_train_and_predict() -> None:
     assert run.frame["test_loss"].iloc[-1] == pytest.approx(loss, rel=1e-4)
 
 
+def test_inputs_lose_their_offset_before_they_are_rounded() -> None:
+    """Times of a clock, of which float32 has no minutes: in training and in what is predicted afterwards."""
+    rng = np.random.default_rng(0)
+    x = np.stack([1.7e9 + rng.uniform(0, 600, 200), rng.normal(size=200)], 1)
+    np.savez("a.npz", x=x, y=(x[:, 0] - 1.7e9) / 600 + x[:, 1])
+    words = ["dataset.path=a.npz", "dataset.test_fraction=0.5", "dataset.standardize=true"]
+    assert here("train", *FITS, *words, "loss=squared", "dir=r") == 0
+    run = mfrun.load("r")
+    assert isinstance(run, mfrun.Run)
+    raw = load(path="a.npz", test_fraction=0.5).data["test"]
+    yhat = run.predict(raw[0].numpy()).yhat[0, :, 0]
+    loss = float(((yhat - raw[1][:, 0].numpy()) ** 2).mean())
+    assert run.frame["test_loss"].iloc[-1] == pytest.approx(loss, rel=1e-4)
+
+
 def test_arrays_of_pixels_are_standardized_too() -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (30, 4), dtype=np.uint8)

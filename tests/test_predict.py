@@ -379,6 +379,13 @@ def test_compare_lays_networks_beside_it(tmp_path: Path, monkeypatch: pytest.Mon
     assert here("compare", "another", "--predict", "p") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("mfrun: --predict p: is of init.tau2=0.1, and these networks of init.tau2=0.5")
+    # Gaps depend on the samples as little as on the start; a limit's curve is about its own.
+    for key in ("seed.data", "seed.eval"):
+        assert here("sweep", *words, "widths=[8,inf]", f"{key}=1", f"dir={key}", "replicates=2") == 0
+        assert here("plot", key, "--predict", "p") == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == f"mfrun: --predict p: is of {key}=0, and these networks of {key}=1"
+        assert here("compare", key, "--predict", "p") == 0
     # Of several settings those that it is about are laid beside it; what stands for a width is a row of its own.
     assert here("sweep", *words, "widths=[64]", "neurons=16", "replicates=2", "dir=stood") == 0
     capsys.readouterr()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from commands import ARRAYS, TINY, here
+from commands import ARRAYS, LIMIT, TINY, here
 from formats import write_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from test_figures import CAPTIONS
 from mfrun.config import validated
 from mfrun.dynamics.experiment import assemble
 from mfrun.dynamics.schedules import FLAT, Constant, Cosine, Exponential, Piecewise, Power, Rates, Schedule
-from mfrun.dynamics.warnings import warn
+from mfrun.dynamics.warnings import kernels_of_one_label, ties_in_pooling, warn
 from mfrun.problems.datasets import IsotropicGaussians
 from mfrun.shell.compose import compose
 
@@ -100,6 +101,37 @@ def test_batches(words: list[str], line: str, capfd: pytest.CaptureFixture[str])
     write_arrays(Path("a.npz"))
     warn([assemble(validated(compose([*ARRAYS, *words], [])))])
     assert capfd.readouterr().err == (f"mfrun: warning: {line}\n" if line else "")
+
+
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [
+        (["width=inf"], True),
+        (["width=8"], False),
+        (["width=inf", "init=embedding"], False),
+        (["width=inf", "architecture.layers=[{kernel:3},{kernel:3,pool:2}]"], False),
+        (["width=inf", "architecture.layers=[{kernel:3,stride:2},{kernel:3}]"], False),
+        (["width=inf", "architecture.layers=[{kernel:3,stride:2},{kernel:1,padding:0,pool:2}]"], False),
+    ],
+)
+def test_maxima_of_equal_pixels(words: list[str], warned: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """Images of 4 x 4 pixels, of which the second layer gets 2 x 2, each of which sees all of them."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 4, 4, 1)).astype(np.float32)
+    np.savez("a.npz", x_train=x, y_train=np.arange(20) % 2, x_test=x, y_test=np.arange(20) % 2)
+    base = ["dataset=arrays", "dataset.path=a.npz", "loss=cross_entropy", "architecture=cnn", "batch=5"]
+    layers = ["architecture.layers=[{kernel:3,stride:2},{kernel:3,pool:2}]", *LIMIT]
+    experiment = assemble(validated(compose([*base, *layers, *words, "depth=3"], [])))
+    assert bool(list(ties_in_pooling(experiment))) == warned
+
+
+@pytest.mark.parametrize("kernels", [10, 11])
+def test_kernels_of_one_label(kernels: int) -> None:
+    x, y = np.zeros((20, 3), np.float32), np.arange(20) // 10
+    np.savez("a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    words = [*ARRAYS, f"evaluation.kernels={kernels}"]
+    found = list(kernels_of_one_label(assemble(validated(compose(words, [])))))
+    assert [key for key, _, _ in found] == ["evaluation.kernels"] * (kernels == 10)
 
 
 @pytest.mark.parametrize("name", CAPTIONS)

@@ -54,6 +54,15 @@ def test_initial_laws(sweep: Path) -> None:
         assert distance(found[label]["beta"][0], beta) < (2e-3 if label == "inf" else most)
 
 
+def test_weights_of_another_scaling_are_its_own(tmp_path: Path) -> None:
+    """N(0, 2) for the NTK's, though what is saved are n^1/2 times these."""
+    keys = ["depth=3", "steps=0", "scaling=ntk", "widths=[400]"]
+    assert cli.run(["sweep", *SMALL, *keys, f"dir={tmp_path / 's'}"]) == 0
+    found = laws(tmp_path / "s", [0])["400"]
+    assert distance(found["beta"][0], scipy.stats.norm(0.0, math.sqrt(2)).cdf) < 1.63 / math.sqrt(400)
+    assert distance(found["norm"][0], scipy.stats.chi(8, scale=math.sqrt(2 / 8)).cdf) < 1.63 / math.sqrt(400)
+
+
 def test_a_wide_network_follows_the_limit(sweep: Path) -> None:
     """After training the laws of n = 800 are the limit's but for chance, and far from those at the start."""
     found = laws(sweep, [0, 200])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -204,7 +205,8 @@ def assemble(cfg: Config, problem: Problem | None = None) -> Experiment:
         why += f"; {', '.join(fitting)} {'fits' if len(fitting) == 1 else 'fit'} them"
         raise ConfigError("loss", cfg.loss["name"], why)
     if ":" in cfg.loss["name"]:
-        refuse_unless_it_fits(loss, cfg.loss["name"], problem.task, problem.n_out)
+        stacked = cfg.replicates > 1 and cfg.replicate_data == "independent"
+        refuse_unless_it_fits(loss, cfg.loss["name"], problem.task, problem.n_out, stacked)
     if ":" in cfg.schedule["name"]:
         refuse_negative_rates(Rates(schedule, cfg.alpha, cfg.steps, cfg.depth), cfg.schedule["name"])
     _try(test_functions, problem)
@@ -414,5 +416,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError("device", name, f"not available ({str(error).splitlines()[0][:80]})") from error
+        # Of other names, torch lists all that it was ever built for.
+        known = re.fullmatch(r"cpu|cuda(:\d+)?", name)
+        why = f" ({str(error).splitlines()[0][:80]})" if known else "; one of auto, cpu, cuda, cuda:N"
+        raise ConfigError("device", name, f"not available{why}") from error
     return device

@@ -78,6 +78,11 @@ def refuse_other_rates(schedule: Schedule, name: str) -> None:
         raise ConfigError("schedule.name", name, f"xi must be a number >= 0 for each step; here {xi.tolist()} for 4")
     if not isinstance(found, np.ndarray):
         raise ConfigError("schedule.name", name, f"xi must return a NumPy array; here a {type(found).__name__}")
+    for some in (slice(1, None), slice(2, 3)):
+        alone = np.asarray(schedule.xi(k[some], (k[some] - 1) / 4, 1.0), dtype=np.float64)
+        if alone.shape != xi[some].shape or not np.allclose(alone, xi[some], rtol=1e-9, atol=0):
+            why = f"xi must be a function of each step alone; of steps 1 to 4 it gives {xi.tolist()}, and of"
+            raise ConfigError("schedule.name", name, f"{why} {k[some].astype(int).tolist()} {alone.tolist()}")
 
 
 @dataclass(frozen=True)

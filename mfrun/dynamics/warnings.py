@@ -146,6 +146,49 @@ def labels_in_the_noise(experiment: Experiment) -> Iterator[Suspicion]:
         yield "width", int(n), why
 
 
+def ties_in_pooling(experiment: Experiment) -> Iterator[Suspicion]:
+    """Maxima over pixels that are all alike at n = infinity, and that the chance of a finite network tells apart.
+
+    Inner filters start as constants. Where one covers all of the image that comes in, wherever it is laid, its outputs
+    are the same everywhere, and the gradient goes to the first of them.
+    """
+    from mfrun.networks.cnn import ConvArchitecture
+
+    blueprint, architecture = experiment.blueprint, experiment.architecture
+    if not blueprint.infinite or not isinstance(architecture, ConvArchitecture) or blueprint.init.labelled:
+        return
+    inner = list(enumerate(zip(architecture.layers, architecture.sizes(blueprint.image), strict=False)))[1:]
+    for i, (layer, sides) in inner:
+        reach = [(side, layer.convolved(side)) for side in sides]
+        covered = all(layer.pad >= (out - 1) * layer.stride and layer.kernel - layer.pad >= side for side, out in reach)
+        if layer.pools and covered and any(out > 1 for _, out in reach):
+            why = (
+                f"at n = infinity the pixels that it pools are all alike, as the kernel covers all of {sides[0]} x "
+                f"{sides[1]}; which is the largest is chance in a network of any width (docs/cnn.md)"
+            )
+            yield f"architecture.layers[{i}].pool", layer.pool, why
+
+
+def kernels_of_one_label(experiment: Experiment) -> Iterator[Suspicion]:
+    """Samples without an alignment."""
+    from mfrun.problems.problem import FiniteProblem
+
+    cfg, problem = experiment.cfg, experiment.problem
+    if cfg.evaluation.kernels and isinstance(problem, FiniteProblem):
+        split, samples = list(problem.evaluation(cfg.seed.eval, cfg.evaluation.samples).items())[-1]
+        _, y = samples.first(cfg.evaluation.kernels)
+        if bool((y == y[..., :1]).all()):
+            why = f"the first {y.shape[-1]} samples of {split} all have one label, and alignments are NaN"
+            yield "evaluation.kernels", cfg.evaluation.kernels, f"{why}; shuffle the samples, or take more"
+
+
+def more_threads_than_cores(experiment: Experiment, cores: int) -> Iterator[Suspicion]:
+    """Threads, or runs side by side, that wait for one another."""
+    threads = experiment.cfg.threads
+    if threads is not None and threads > cores:
+        yield "threads", threads, f"more than the cores that this process may use, {cores}; they wait for one another"
+
+
 RULES: tuple[Callable[[Experiment], Iterator[Suspicion]], ...] = (
     schedule_in_steps,
     batch_beyond_the_data,
@@ -154,15 +197,24 @@ RULES: tuple[Callable[[Experiment], Iterator[Suspicion]], ...] = (
     few_stand_ins,
     noise_in_the_rounding,
     labels_in_the_noise,
+    ties_in_pooling,
+    kernels_of_one_label,
 )
 
 
-def warn(experiments: Iterable[Experiment]) -> None:
-    """Name the suspect values of all jobs of a command, each key once."""
+def warn(experiments: Iterable[Experiment], cores: int | None = None) -> None:
+    """Name the suspect values of all jobs of a command, each key once.
+
+    Args:
+        experiments: of the jobs.
+        cores: that they may use; None where they are trained elsewhere, on nobody knows how many.
+    """
     lines: dict[str, str] = {}
     for experiment in experiments:
-        for rule in RULES:
-            for key, value, why in rule(experiment):
-                lines.setdefault(key, f"mfrun: warning: {key}={value}: {why}")
+        suspect = [suspicion for rule in RULES for suspicion in rule(experiment)]
+        if cores is not None:
+            suspect += more_threads_than_cores(experiment, cores)
+        for key, value, why in suspect:
+            lines.setdefault(key, f"mfrun: warning: {key}={value}: {why}")
     for line in lines.values():
         say(line)

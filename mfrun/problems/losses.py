@@ -141,19 +141,27 @@ def _by_autograd(loss: Loss, y: Tensor, yhat: Tensor) -> Tensor:
     return gradient
 
 
-def refuse_unless_it_fits(loss: Loss, name: str, task: Task, n_out: int) -> None:
+def refuse_unless_it_fits(loss: Loss, name: str, task: Task, n_out: int, stacked: bool = False) -> None:
     """Try a loss of the user's own on labels of the task, and hold a derivative of its own to autograd's.
 
+    Args:
+        loss: to try.
+        name: as the configuration has it.
+        task: what the labels are.
+        n_out: numbers in them.
+        stacked: whether each of the stacked networks has labels of its own in training, (S, n_out, B).
+
     Raises:
-        ConfigError: it fails, gives another shape, or the derivative is wrong, by how much.
+        ConfigError: it fails, gives another shape, the derivative is wrong, by how much, or a number of it depends on
+            other networks or samples than its own.
     """
     g = torch.Generator().manual_seed(0)
     yhat = torch.randn((2, n_out, 5), generator=g, dtype=torch.float64)
     if task is Task.CLASSES:
-        y = torch.randint(n_out, (5,), generator=g)
+        y = torch.arange(5) % n_out
     else:
         y = torch.randn((n_out, 5), generator=g, dtype=torch.float64)
-        y = y.sign() if task is Task.SIGN else y
+        y = torch.tensor([1.0, -1, -1, 1, 1]).to(y).expand(y.shape) if task is Task.SIGN else y
     given = yhat.clone()
     try:
         values, found, true = loss.value(y, yhat), loss.gradient(y, yhat), _by_autograd(loss, y, given)
@@ -169,3 +177,29 @@ def refuse_unless_it_fits(loss: Loss, name: str, task: Task, n_out: int) -> None
     off = float((found - true).abs().max() / true.abs().max().clamp_min(1e-12))
     if not off < 1e-6:
         raise ConfigError("loss.name", name, f"its gradient is not the derivative of its value: off by {off:.2g}")
+    # Training and evaluation lay the same outputs out in several ways, in which axes of equal length can be mistaken.
+    for what, *parts in (
+        ("one network, yhat of (n_out, B)", y, yhat[0], values[0], true[0]),
+        ("some of the samples", y[..., :3], yhat[..., :3], values[..., :3], true[..., :3]),
+        ("a sample alone", y[..., :1], yhat[0, :, :1], values[0, :1], true[0, :, :1]),
+    ):
+        _hold(loss, name, what, *parts)
+    if stacked:
+        own = torch.stack([y, y.roll(1, -1)])
+        each = [(loss.value(one, yhat[s]), loss.gradient(one, yhat[s])) for s, one in enumerate(own)]
+        layout = "(S, B)" if task is Task.CLASSES else "(S, n_out, B)"
+        what = f"labels of each network's own, y of {layout} (replicate_data=independent)"
+        _hold(loss, name, what, own, yhat, torch.stack([v for v, _ in each]), torch.stack([g for _, g in each]))
+
+
+def _hold(loss: Loss, name: str, what: str, y: Tensor, yhat: Tensor, values: Tensor, gradient: Tensor) -> None:
+    """Raises ConfigError where the loss of some outputs is not what it was of the same among others."""
+    try:
+        found = [loss.value(y, yhat), loss.gradient(y, yhat)]
+    except Exception as error:  # It is the user's own code.
+        why = f"fails on {what} ({type(error).__name__}: {str(error).splitlines()[0]})"
+        raise ConfigError("loss.name", name, why) from error
+    for one, true in zip(found, (values, gradient), strict=True):
+        if one.shape != true.shape or not torch.allclose(one, true, rtol=1e-5, atol=1e-6):
+            why = f"gives other numbers on {what}: that of a sample is to depend on its label and its network's outputs"
+            raise ConfigError("loss.name", name, why)

@@ -267,7 +267,10 @@ class FiniteProblem(Problem):
             )
         if not self._pixels and x.dtype == torch.uint8:
             raise UserError(f"inputs of type {x.dtype}: these data are floats, and nothing scales them")
-        return self._standardized(found)
+        if self._standard is None:
+            return found
+        # What is standardized loses its offset before it is rounded.
+        return self._standardized(scaled(x.flatten(1).to(self.device), torch.float64)).to(self.dtype)
 
     def gather(self, index: Tensor, split: str = "train") -> Batch:
         """The samples of the given indices: pixels 0..255 become -1..1, labels become columns."""

@@ -28,6 +28,8 @@ SAMPLES = {
 PREDICTED = {"color": "0.3", "linestyle": (0, (4, 1.5)), "linewidth": 0.8, "label": "predicted: 95 %\nof networks"}
 # And where a curve ends that has diverged.
 DIVERGED: dict[str, Any] = {"color": "0.2", "linestyle": "none", "marker": "x", "label": "diverged"}
+# What decides on how many neurons a layer of a stand-in has, where these are not N.
+LAYERS = {"stand_in.first": "layer 1", "stand_in.last": "last hidden layer"}
 # Inches of a panel, and the most that a side may have.
 SIZE, LARGEST = (2.9, 2.5), 100.0
 # Options that say how learning curves are drawn, and what they are where they are not given.
@@ -97,12 +99,30 @@ def draw(args: argparse.Namespace) -> tuple[Figure, Path]:
             figure = _figure(facets, of_curves, args)
             if args.predict:
                 _bands(figure, facets, of_curves, args)
-        style.legend(figure, colours, there, of_settings, [] if args.weights else _notes(figure, args))
+        words = _in_words(curves, told)
+        said = {words[setting]: line for setting, line in of_settings.items()}
+        # A width is explained by a line that one of its curves has: the first.
+        firsts = {(c.width, c.neurons): lines[describe(c.setting, told)] for c in reversed(curves)}
+        style.legend(figure, colours, there, said, [] if args.weights else _notes(figure, args), firsts)
         above = args.title or (read_sweep(folder) or {}).get("title")
         if above:
             style.headline(figure, str(above), "--title" if args.title else "title")
         style.settle(figure)
         return figure, folder
+
+
+def _in_words(curves: list[Curve], told: list[str]) -> dict[str, str]:
+    """What the legend says of each setting, which is as it is typed but for the neurons of a stand-in's layers."""
+    found = dict[str, str]()
+    for curve in curves:
+        setting = words = describe(curve.setting, told)
+        N = {c.neurons for c in curves if describe(c.setting, told) == setting}
+        for key in (k for k in LAYERS if k in curve.setting):
+            count = curve.setting[key] or (curve.neurons if len(N) == 1 else "$N$")
+            words = words.replace(describe({key: curve.setting[key]}), f"{LAYERS[key]}: {count} neurons")
+        found[setting] = words
+    # N itself may have been typed in the place of null.
+    return found if len(set(found.values())) == len(found) else dict(zip(found, found, strict=True))
 
 
 def _refuse_those_of_curves(args: argparse.Namespace) -> None:
@@ -153,7 +173,8 @@ def _varying(curves: list[Curve], asked: list[str], option: str) -> list[str]:
     for key in asked:
         if key == "width":
             raise UserError(f"{option} width: is told by the colours; {option} takes another key")
-        same = [k for k in keys if key in (k, k.removesuffix(".name"), k.removesuffix(".name").rpartition(".")[2])]
+        whole = {k: k.removesuffix(".name") for k in keys}
+        same = [k for k in keys if key.removesuffix(".name") in (whole[k], whole[k].rpartition(".")[2])]
         if not same:
             varies = f"the keys that vary are {', '.join(keys)}" if keys else "nothing varies but the width"
             raise UserError(f"{option} {key}: does not vary here; {varies}")
@@ -196,7 +217,7 @@ def _figure(facets: dict[str, list[Curve]], looks: dict[int, dict[str, Any]], ar
                 if ax.has_data() and (low > there.x1 or high < there.x0):
                     raise UserError(f"--xlim {args.xlim}: the curves run from {there.x0:.4g} to {there.x1:.4g}")
                 ax.set_xlim(low, high)
-        row[0].set_ylabel(name)
+        style.row_label(row[0], name)
     figure.align_ylabels(axes[:, 0])
     every = [curve for curves in facets.values() for curve in curves]
     for metric, whole in zip(metrics, axes.T, strict=True):
@@ -249,7 +270,7 @@ def _bands(
         UserError: there is no prediction, or none of the curves is of its setting.
     """
     every = [curve for curves in facets.values() for curve in curves]
-    found, chosen = predicted.of_some(args.predict, [c for c in every if not is_limit(c)])
+    found, chosen = predicted.of_some(args.predict, [c for c in every if not is_limit(c)], predicted.SAMPLES)
     laws = {law.metric: law for law in found.laws if not law.metric.endswith("_error")}
     metrics = choose_metrics(every, args.metrics)
     for i, curves in enumerate(facets.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,8 @@ def _layers(ax: Axes, found: Prediction) -> None:
 # Keys in which a prediction may differ from the networks that are laid beside it.
 FREE = ("width", "steps", "replicates", "perturbed", "neurons", "keep_checkpoints", *ROOTS)
 FREE_GROUPS = ("predict", "particles", "stand_in", "seed", "evaluation.points_per_decade", "evaluation.kernels")
+# Keys of the samples that a curve, and not only its gap to the limit, is about.
+SAMPLES = ("seed.data", "seed.eval")
 
 
 def of(folder: str, curves: list[Curve]) -> Prediction:
@@ -230,8 +233,13 @@ def of(folder: str, curves: list[Curve]) -> Prediction:
     return found
 
 
-def of_some(folder: str, curves: list[Curve]) -> tuple[Prediction, list[Curve]]:
+def of_some(folder: str, curves: list[Curve], and_these: Sequence[str] = ()) -> tuple[Prediction, list[Curve]]:
     """The prediction of a folder, and those of some curves that it is about.
+
+    Args:
+        folder: of the prediction.
+        curves: to choose from.
+        and_these: keys that are to be its own, too, though gaps do not depend on them.
 
     Raises:
         UserError: there is none, or it is about none of them.
@@ -239,7 +247,8 @@ def of_some(folder: str, curves: list[Curve]) -> tuple[Prediction, list[Curve]]:
     found, chosen, why = read(Path(folder)), list[Curve](), UserError(f"--predict {folder}: no finite width is drawn")
     for curve in curves:
         try:
-            refuse_another(found, flatten(plain(curve.sources[0].run.config())), folder)
+            for source in curve.sources:
+                refuse_another(found, flatten(plain(source.run.config())), folder, and_these)
             chosen.append(curve)
         except UserError as error:
             why = error
@@ -248,10 +257,18 @@ def of_some(folder: str, curves: list[Curve]) -> tuple[Prediction, list[Curve]]:
     return found, chosen
 
 
-def refuse_another(found: Prediction, keys: dict[str, object], folder: str) -> None:
-    """Raises UserError where a prediction is not of the setting of some networks, ``keys`` being their dotted ones."""
+def refuse_another(found: Prediction, keys: dict[str, object], folder: str, and_these: Sequence[str] = ()) -> None:
+    """Raises UserError where a prediction is not of the setting of some networks.
+
+    Args:
+        found: the prediction.
+        keys: of the networks, dotted.
+        folder: of the prediction.
+        and_these: keys that are to be its own, too, though gaps do not depend on them.
+    """
     for key in sorted({*found.config, *keys}):
-        if key in FREE or key.startswith(FREE_GROUPS) or found.config.get(key) == keys.get(key):
+        free = key not in and_these and (key in FREE or key.startswith(FREE_GROUPS))
+        if free or found.config.get(key) == keys.get(key):
             continue
         why = f"is of {key}={typed(found.config.get(key))}, and these networks of {key}={typed(keys.get(key))}"
         raise UserError(f"--predict {folder}: {why}")

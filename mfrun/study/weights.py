@@ -161,16 +161,19 @@ def _finite(run: RunDirectory, steps: list[int]) -> dict[str, list[Atoms]]:
     """Every neuron counts once, so that the saved arrays say all; what stands for many counts as they would."""
     laws: dict[str, list[Atoms]] = {name: [] for name in TITLES}
     cfg = run.config()
-    depth, p = int(cfg.depth), [np.ones(1), np.ones(1)]
-    if cfg.get("neurons"):
-        _, network, _ = restore(run, steps[0])
+    depth, p, units = int(cfg.depth), [np.ones(1), np.ones(1)], (1.0, 1.0)
+    if cfg.get("neurons") or cfg.scaling.name != "mean_field":
+        experiment, network, _ = restore(run, steps[0])
         p = [network.probabilities(l).numpy() for l in (1, depth - 1)]
+        # What is saved is the mean field network; the weights of another scaling are in units of its own.
+        every = experiment.scaling.factors(network.widths).units
+        units = every[0], every[-1]
     for step in steps:
         found = run.load_state(say, step)
         if found is None:
             raise UserError(f"{run.path}: no whole state of step {step}")
-        laws["norm"].append(Atoms.pooled(_norms(found[0]["W1"]), p[0]))
-        laws["beta"].append(_betas(found[0][f"W{depth}"].double(), p[1]))
+        laws["norm"].append(Atoms.pooled(units[0] * _norms(found[0]["W1"]), p[0]))
+        laws["beta"].append(_betas(units[1] * found[0][f"W{depth}"].double(), p[1]))
     return laws
 
 
