@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import zipfile
 from pathlib import Path
@@ -178,6 +179,20 @@ def test_inputs_lose_their_offset_before_they_are_rounded() -> None:
     yhat = run.predict(raw[0].numpy()).yhat[0, :, 0]
     loss = float(((yhat - raw[1][:, 0].numpy()) ** 2).mean())
     assert run.frame["test_loss"].iloc[-1] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.csv"])
+def test_a_file_that_one_may_not_read(name: str) -> None:
+    Path(name).touch()
+    Path(name).chmod(0)
+    # As one who is not its owner: the owner of a machine may read everything.
+    before = os.geteuid()
+    os.seteuid(65534 if before == 0 else before)
+    try:
+        with pytest.raises(ConfigError, match=rf"^path={name}: cannot be read \(Permission denied\)$"):
+            load(path=name, target="b" if name == "a.csv" else "")
+    finally:
+        os.seteuid(before)
 
 
 def test_arrays_of_pixels_are_standardized_too() -> None:

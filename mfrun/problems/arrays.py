@@ -103,8 +103,14 @@ class Arrays:
     def _read(self) -> dict[str, np.ndarray]:
         """The arrays of the file, by name; x and y where it says nothing of a test set."""
         file = Path(self.path)
-        if not file.is_file():
-            self._refuse("is a folder, not a file" if file.is_dir() else "no such file")
+        try:
+            file.open("rb").close()
+        except (FileNotFoundError, NotADirectoryError):
+            self._refuse("no such file")
+        except IsADirectoryError:
+            self._refuse("is a folder, not a file")
+        except OSError as error:  # The readers below would call it a file of another kind.
+            self._refuse(f"cannot be read ({error.strerror})")
         if file.suffix.lower() in (".csv", ".tsv", ".parquet", ".pq"):
             return self._read_table(file)
         if self._columns:

@@ -147,7 +147,7 @@ def run_on_streams(jobs: Sequence[Job], device: torch.device) -> list[Job]:
             with torch.cuda.device(device), torch.cuda.stream(stream), in_sweep(slot):
                 if not job.go(1):
                     failed.append(job)
-            if Runs.current:
+            if Runs.current and not Signals.received:
                 Runs.current.one_more(job.seconds(1))
         slots.append(slot)
 
@@ -196,7 +196,8 @@ class _Processes:
                 self._note(job, process.exitcode or 0)
 
     def _note(self, job: Job, code: int) -> None:
-        if Runs.current:
+        # Those that are stopped have ended, and are not done.
+        if Runs.current and not self.received:
             Runs.current.one_more(job.seconds(1))
         if code and not self.received:
             self.failed.append(job)
