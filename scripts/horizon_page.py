@@ -13,6 +13,8 @@ from mfrun.study import style
 from mfrun.study.convergence import Study, study
 from mfrun.study.curves import Curve, load, unseen_loss
 
+# Of the time since the horizon, what is shown of the shifted curves.
+SHIFTED = (-15, 60)
 TITLES = {
     "mnist4_tau2": r"MNIST, 4 layers, $\tau_2=2$",
     "mnist4_tau2_N128": r"MNIST, 4 layers, $\tau_2=2$, $N=128$",
@@ -90,16 +92,18 @@ def horizons(axes, found: Study, least: float) -> None:
     never = [g.width for g in found.gaps if not g.horizon(found.tolerance)]
     axes.plot(never, [end] * len(never), "^", color="#2a5d9f", fillstyle="none", markersize=6)
     law = found.law
-    axes.set(title="horizon $t_h = a + b\\,\\ln n$", xlabel="$n$", ylim=(0, None))
-    style.log_scale(axes, "x")
+    axes.set(title="horizon $t_h = a + b\\,\\ln n$", xlabel="$n$")
+    style.log_ticks(axes, [g.width for g in found.gaps])
     if math.isnan(law.b):  # Too few of the widths that are fitted leave the limit.
-        axes.set_title("horizon $t_h$")
+        axes.set(title="horizon $t_h$", ylim=(0, 1.05 * axes.dataLim.y1))
         return
     first, fitted, last = reached[0][0], min(w for w, *_ in reached if w >= least), reached[-1][0]
     label = f"$b = {law.b:.2f}$ [{law.low:.2f}, {law.high:.2f}]"
     for begin, stop, line in ((first, fitted, {"linestyle": ":"}), (fitted, last, {"label": label})):
         n = np.array([begin, stop])
         axes.plot(n, law.a + law.b * np.log(n), color="#c9541b", linewidth=1.3, **line)
+    # Once the line is there, so that all of it is seen.
+    axes.set_ylim(0, 1.05 * axes.dataLim.y1)
     axes.legend(fontsize=8, loc="lower right")
 
 
@@ -121,7 +125,13 @@ def shifted(axes, curves: list[Curve], metric: str, found: Study, colours: dict)
             mean, _ = curve.drawn(metric)
             t = curve.times().reindex(mean.index) - found.law.a - found.law.b * math.log(curve.width)
             axes.plot(t, mean, **style.look(curve.width, colours, "-"))
-    axes.set(title="the same, shifted", xlabel="$t - a - b\\,\\ln n$", xlim=(-15, 60))
+    axes.set(title="the same, shifted", xlabel="$t - a - b\\,\\ln n$", xlim=SHIFTED)
+    # The range of what is seen, which is cut off at both ends.
+    of_lines = [line.get_data() for line in axes.lines]
+    seen = [np.interp(np.clip(t, *SHIFTED), t, v) for t, v in of_lines if t[-1] > SHIFTED[0] and t[0] < SHIFTED[1]]
+    if seen:
+        low, high = min(map(np.nanmin, seen)), max(map(np.nanmax, seen))
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
 if __name__ == "__main__":

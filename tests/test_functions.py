@@ -408,9 +408,8 @@ def test_a_loss_on_labels_of_each_network_s_own(
     assert here("train", *words, "loss.name=mine:of_one_set_of_labels", "dir=shared") == 0
     capfd.readouterr()
     assert here("train", *stacked, "loss.name=mine:of_one_set_of_labels", "dir=own") == 2
-    assert capfd.readouterr().err.startswith(
-        "mfrun: loss.name=mine:of_one_set_of_labels: gives other numbers on labels of each network's own, y of (S, n_out, B) "
-    )
+    said = "gives other numbers on labels of each network's own, y of (S, n_out, B) (replicate_data=independent)"
+    assert capfd.readouterr().err.startswith(f"mfrun: loss.name=mine:of_one_set_of_labels: {said}: ")
     assert here("train", *stacked, "loss.name=mine:of_each_set_of_labels", "dir=own") == 0
     assert here("train", *stacked, "dir=ours") == 0
     for x, y in zip(curves("own"), curves("ours"), strict=True):

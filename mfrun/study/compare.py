@@ -254,11 +254,13 @@ def figure(studies: list[Study]) -> Figure:
         _against_n(row[1], s)
         _horizons(row[2], s)
         if s.setting:
-            row[0].set_ylabel(describe(s.setting), fontsize=8)
+            style.row_label(row[0], describe(s.setting), fontsize=8)
     picture.align_ylabels(axes[:, 0])
     # One legend for the curves of all rows, beside them: inside, it would hide some.
     entries = {label: line for row in axes for line, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
-    style.beside(picture, list(entries.values()))
+    # Settings may have other widths each: these are sorted, and the bars come after them.
+    order = {style.named(g.width, g.neurons): (g.width, g.neurons or 0) for s in studies for g in s.gaps}
+    style.beside(picture, [entries[label] for label in sorted(entries, key=lambda one: order.get(one, (math.inf, 0)))])
     return picture
 
 

@@ -72,7 +72,8 @@ class Curve:
 
     Attributes:
         width: n, or ``math.inf``.
-        setting: the keys, other than the width, in which the compared runs differ.
+        setting: the keys, other than the width, in which the compared runs differ; in the place of a component's name
+            the option of its group that was chosen, where that is called otherwise.
         sources: the runs.
         neurons: N, where N neurons a layer stand for n; None where the networks are real, or the limit.
     """
@@ -209,7 +210,30 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
     # Settings stay in the order in which their runs were found.
     order = {key: i for i, key in enumerate(dict.fromkeys(key for key, _, _ in curves))}
     folder = Path(paths[0]) if len(paths) == 1 else Path()
-    return [curves[k] for k in sorted(curves, key=lambda k: (order[k[0]], *k[1:]))], folder
+    found = [curves[k] for k in sorted(curves, key=lambda k: (order[k[0]], *k[1:]))]
+    _say_what_was_chosen(found)
+    return found, folder
+
+
+def _say_what_was_chosen(curves: list[Curve]) -> None:
+    """Name components as their options are typed, where these are called otherwise: init=normal, not init.name=iid.
+
+    A name stays where a run does not tell what was chosen, or where what is one setting was asked for in several ways.
+    """
+    for key in dict.fromkeys(k for c in curves for k in c.setting if k.endswith(".name")):
+        group, options = key.removesuffix(".name"), dict[str, set[str | None]]()
+        having = [c for c in curves if key in c.setting]
+        # Options of a group may be the same component with other keys.
+        alike = [repr({k: v for k, v in c.setting.items() if k.startswith(f"{group}.")}) for c in having]
+        for curve, one in zip(having, alike, strict=True):
+            options.setdefault(one, set()).update(source.run.choices().get(group) for source in curve.sources)
+        if any(len(some) > 1 or None in some for some in options.values()):
+            continue
+        chosen = [next(iter(options[one])) for one in alike]
+        if all(option == curve.setting[key] for option, curve in zip(chosen, having, strict=True)):
+            continue
+        for curve, option in zip(having, chosen, strict=True):
+            curve.setting = {**{group if k == key else k: v for k, v in curve.setting.items()}, group: option}
 
 
 def _until_it_diverged(frame: pd.DataFrame) -> pd.DataFrame:

@@ -171,7 +171,7 @@ def figure(studies: list[Study]) -> Figure:
         for ax in (left, right):
             style.log_ticks(ax, [e.width for e in s.ensembles])
         if s.setting:
-            left.set_ylabel(describe(s.setting), fontsize=8)
+            style.row_label(left, describe(s.setting), fontsize=8)
     entries = {label: line for row in axes for line, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
     predicted_too = any(e.predicted for s in studies for e in s.ensembles)
     heading = "averages of outputs" + ("\n(dashed: predicted)" if predicted_too else "")

@@ -74,10 +74,13 @@ def text(
 
 
 def _between(metric: str, mean: float, half: float) -> str:
-    low, high = mean - half, mean + half
-    if metric.endswith("_error"):  # A part of the samples.
-        low, high = max(low, 0.0), min(high, 1.0)
+    low, high = (_possible(metric, edge) for edge in (mean - half, mean + half))
     return f"{low:.4f}..{high:.4f}"
+
+
+def _possible(metric: str, value: Any) -> Any:
+    """What linear theory says, as far as it can be: an error is a part of the samples."""
+    return np.clip(value, 0.0, 1.0) if metric.endswith("_error") else value
 
 
 def _steps(evaluated: list[int]) -> list[int]:
@@ -134,9 +137,9 @@ def _rate(growth: Growth) -> str:
 @style.styled
 def figure(found: Prediction, laws: list[Law], widths: list[float]) -> Figure:
     """Four panels for each metric, curves with bands, the same less the limit, c and s against t, and one for the
-    distance of the layers' neurons, row by row."""
+    distance of the layers' neurons; of several metrics, each has a row."""
     panels = 4 * len(laws) + bool(found.growth)
-    columns = 2 if panels == 4 else 3
+    columns = {4: 2, 5: 3}.get(panels, 4)
     picture, axes = style.panels(-(-panels // columns), columns, width=3.1, height=2.5)
     colours = style.colours([*widths, math.inf])
     for law, four in zip(laws, axes.flat[: 4 * len(laws)].reshape(-1, 4), strict=True):
@@ -159,8 +162,7 @@ def _curves(ax: Axes, law: Law, widths: list[float], colours: dict[float, object
     if f.empty:  # Without a step there is no time to draw it against.
         return
     for n in sorted(widths):
-        mean, half = (series.reindex(f.index) for series in law.band(n))
-        _band(ax, f["t"], mean, half, style.look(n, colours, "-"))
+        _band(ax, law, n, f, 0.0, style.look(n, colours, "-"))
     ax.plot(f["t"], f["limit"], **style.look(math.inf, colours, "-"))
     # Where linear theory has ended bands know no bounds.
     low, high = f["limit"].min(), f["limit"].max()
@@ -176,8 +178,7 @@ def _gaps(ax: Axes, law: Law, widths: list[float], colours: dict[float, object])
         until = f"up to t = {f['t'].iloc[-1]:.3g}" if len(f) else "at no time"
         ax.text(0.5, 0.9, f"linear {until}", transform=ax.transAxes, ha="center", fontsize=8)
     for n in sorted(widths):
-        mean, half = (series.reindex(f.index) for series in law.band(n))
-        _band(ax, f["t"], mean - f["limit"], half, style.look(n, colours, "-"))
+        _band(ax, law, n, f, f["limit"], style.look(n, colours, "-"))
 
 
 def _panel(ax: Axes, law: Law, words: str) -> pd.DataFrame:
@@ -187,9 +188,12 @@ def _panel(ax: Axes, law: Law, words: str) -> pd.DataFrame:
     return law.frame[law.frame["t"] > 0]
 
 
-def _band(ax: Axes, t: pd.Series, mean: pd.Series, half: pd.Series, look: dict[str, Any]) -> None:
-    ax.plot(t, mean, **look)
-    ax.fill_between(t, mean - half, mean + half, color=look["color"], alpha=0.2, linewidth=0)
+def _band(ax: Axes, law: Law, n: float, f: pd.DataFrame, less: pd.Series | float, look: dict[str, Any]) -> None:
+    """The mean of networks of width n, less something, and the band that 95 % of them lie in, at the rows of f."""
+    mean, half = (series.reindex(f.index) for series in law.band(n))
+    low, middle, high = (_possible(law.metric, values) - less for values in (mean - half, mean, mean + half))
+    ax.plot(f["t"], middle, **look)
+    ax.fill_between(f["t"], low, high, color=look["color"], alpha=0.2, linewidth=0)
 
 
 def _coefficient(ax: Axes, law: Law, name: str, words: str) -> None:

@@ -7,7 +7,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,7 @@ def legend(
     there: Iterable[widths.Width],
     settings: dict[str, Any],
     notes: Sequence[dict[str, Any]] = (),
+    lines: Mapping[widths.Width, Any] | None = None,
 ) -> None:
     """One legend beside all panels: a line for each width, and for each setting where there are several.
 
@@ -146,12 +147,13 @@ def legend(
         there: the widths that are drawn, and the neurons that stand for them, where they do.
         settings: the line of each, by what it is in words.
         notes: further lines, as keys of Line2D.
+        lines: the style of each width, where it is not that of the first setting.
     """
     handles = []
     drawn = sorted(set(there), key=lambda one: (one[0], one[1] or 0))
     dotted = widths.beside(drawn)
     for width, neurons in drawn:
-        line = look(width, colours, LINES[0], (width, neurons) in dotted)
+        line = look(width, colours, (lines or {}).get((width, neurons), LINES[0]), (width, neurons) in dotted)
         handles.append(Line2D([], [], label=named(width, neurons), **line))
     limit = any(math.isinf(width) for width, _ in drawn)
     for words, line in settings.items() if len(settings) > 1 else ():
@@ -171,6 +173,31 @@ def beside(figure: Figure, handles: Sequence[Artist], heading: str | None = None
     """
     figure.legend(handles=list(handles), title=heading, loc="outside right center")
     _as_tall_as_needed(figure)
+
+
+def row_label(axes: Axes, words: str, **look: Any) -> None:
+    """What a row of panels is, along its height: broken at commas, and smaller where a part alone is longer than that.
+
+    Args:
+        axes: the first of the row.
+        words: with a comma between parts.
+        look: of the text.
+    """
+    spec = axes.get_subplotspec()
+    assert spec is not None
+    # What is above and below a panel takes about three tenths of a row.
+    room = 0.7 * axes.figure.bbox.height / spec.get_gridspec().nrows
+    first, *rest = words.split(", ")
+    label, lines = axes.set_ylabel(first, **look), [first]
+    for part in rest:
+        label.set_text(f"{lines[-1]}, {part}")
+        if label.get_window_extent().height <= room:
+            lines[-1] = label.get_text()
+        else:
+            lines[-1] += ","
+            lines.append(part)
+    label.set_text("\n".join(lines))
+    label.set_fontsize(float(label.get_fontsize()) * room / max(room, label.get_window_extent().height))
 
 
 def headline(figure: Figure, text: str, option: str) -> None:
@@ -263,21 +290,31 @@ def _digits(ticks: np.ndarray) -> int:
 
 
 def log_ticks(axes: Axes, values: list[float]) -> None:
-    """A logarithmic n axis whose ticks are the widths themselves, with labels where there is room for them."""
+    """A logarithmic n axis whose ticks are the widths themselves, with labels where there is room for them.
+
+    Over more than three decades they are powers of ten, as many as there is room for.
+    """
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
     values = sorted(values)
+    if values[-1] > 1e3 * values[0]:
+        low, high = math.ceil(math.log10(values[0]) - 1e-9), math.floor(math.log10(values[-1]) + 1e-9)
+        powers = sorted(range(high, low - 1, -math.ceil((high - low) / 6)))
+        axes.set_xticks([10.0**e for e in powers], [f"$10^{{{e}}}$" for e in powers])
+        return
     labels = [_width_label(v) for v in values]
-    # A character takes up to a twenty-eighth of the axis of a small panel. The largest width is always named.
+    # A character takes up to a twenty-eighth of the axis of a small panel. The largest width is always named, and the
+    # smallest before those between.
+    halves = [len(label.strip("$").replace("^{", "").replace("}", "")) / 56 for label in labels]
     places = np.log(values) / max(math.log(values[-1] / values[0]), 1e-9)
-    free = places[-1] + 1.0
+    taken, free = places[0] + halves[0] + 0.02, places[-1] + 1.0
     for i in reversed(range(len(values))):
-        half = len(labels[i].strip("$").replace("^{", "").replace("}", "")) / 56
-        if places[i] + half > free:
+        between = 0 < i < len(values) - 1
+        if places[i] + halves[i] > free or (between and places[i] - halves[i] < taken):
             labels[i] = ""
         else:
-            free = places[i] - half - 0.02
+            free = places[i] - halves[i] - 0.02
     axes.set_xticks(values, labels)
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _width_label(n: float) -> str:
