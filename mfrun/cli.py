@@ -32,6 +32,7 @@ and see how their learning curves reach the limit.
   mfrun data DATASET             fetch and verify a data set; compute VGG16 features
   mfrun completion SHELL         completion code for bash, zsh or fish
   mfrun COMMAND --help           keys or options of a command
+  mfrun --version                the version
 
 For example:
 
@@ -78,7 +79,7 @@ def run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
-    if argv[0] == "--version":
+    if argv[0] in ("-V", "--version", "version"):
         from mfrun import __version__
 
         print(__version__)

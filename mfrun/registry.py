@@ -49,14 +49,16 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "logger": ("mfrun.runs.loggers", "mfrun.runs.tracking", "mfrun.study.tensorboard"),
 }
 
+# What is said of a value in the place of several keys.
+NODE = "is a node with keys of its own; set those"
 _WORDS = {
     "could not be converted to Integer": "must be a whole number, without point or exponent",
     "could not be converted to Float": "must be a number",
     "is not a valid bool": "must be true or false",
     "is not a ListConfig, list or tuple": "must be a list, [A,B,...]",
-    "is not a subclass of": "is a node with keys of its own; set those",
-    "to Dict[str": "is a node with keys of its own; set those",
-    "Cannot merge DictConfig with": "is a node with keys of its own; set those",
+    "is not a subclass of": NODE,
+    "to Dict[str": NODE,
+    "Cannot merge DictConfig with": NODE,
     "is not Optional": "may not be null",
 }
 
@@ -264,5 +266,7 @@ def quote(text: str) -> str:
 
 def suggest(given: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` where one of ``known`` is close to ``given``, else nothing."""
-    close = difflib.get_close_matches(given, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    # MNIST and mnist have no letter in common.
+    spelt = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(given.lower(), spelt, n=1)
+    return f"; did you mean {spelt[close[0]]}?" if close else ""

@@ -20,10 +20,39 @@ ARRAYS = ["threads=1", "width=4", "depth=3", "batch=6", "dataset=arrays", "datas
 LIMIT = ["particles.first=32", "particles.last=16", "particles.nodes=3"]
 
 
-def start(*argv: str) -> subprocess.Popen[str]:
-    """``mfrun ARGV`` in a process of its own."""
-    command = [sys.executable, "-m", "mfrun", *argv]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+# What a process does before it is mfrun: its runs whose label ends in argv[2] wait at step argv[1], or soon after, for
+# the signal that stops or kills them, or for the file ``go``. A test that meets a run in its middle needs one that does
+# not end meanwhile, however long the test itself waits for a core.
+HOLD = """\
+import sys, time
+from pathlib import Path
+from mfrun.runs.progress import Progress
+from mfrun.runs.signals import Signals
+
+step_held, name_held, end, update = int(sys.argv.pop(1)), sys.argv.pop(1), time.monotonic() + 300, Progress.update
+
+def held(self, step):
+    update(self, step)
+    if step >= step_held and self.label.endswith(name_held):
+        while not (Signals.received or Path("go").exists() or time.monotonic() > end):
+            time.sleep(0.01)
+
+Progress.update = held
+"""
+
+
+def program(*argv: str, hold: int | None = None, only: str = "") -> list[str]:
+    """``mfrun ARGV``, or the same with its runs, or only those of a name, held at a step."""
+    if hold is None:
+        return [sys.executable, "-m", "mfrun", *argv]
+    return [sys.executable, "-c", f"{HOLD}\nfrom mfrun.cli import main\nmain()", str(hold), only, *argv]
+
+
+def start(*argv: str, hold: int | None = None, only: str = "") -> subprocess.Popen[str]:
+    """:func:`program` in a process of its own."""
+    return subprocess.Popen(
+        program(*argv, hold=hold, only=only), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def mfrun(*argv: str) -> tuple[int, str, str]:

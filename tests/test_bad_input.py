@@ -83,7 +83,7 @@ LINES = [
         "sweep 'widths=[5]' hydra.sweep.subdir=x",
         "hydra.sweep.subdir=x: the folders of a sweep are named after its swept keys",
     ),
-    ("train --latest", "--latest: goes on with the newest one below outputs, which resume=true asks for"),
+    ("train --latest", "--latest: goes on with the newest one below outputs, and needs resume=true beside it"),
     ("train --latest resume=true", "outputs: no run here yet"),
     ("train --latest resume=true dir=a", "--latest: and dir=a names another; give one of them"),
     ("train --config-path conf", "--config-path conf: mfrun's own files stay; --config-dir adds a folder of yours"),
@@ -242,7 +242,7 @@ LINES = [
     ("sweep 'widths=[4]' foo=1,2", "foo=1: unknown key"),
     ("sweep 'widths=[4,inf]' particles.sets=1", "particles.sets=1: must be at least 2"),
     # folders
-    ("train resume=true", "dir=outputs/gaussians/.*: no run to resume here"),
+    ("train resume=true", "resume=true: name what to go on with, dir=FOLDER; .* with --latest"),
     ("train resume=true dir=no", "dir=no: no run to resume here"),
     ("sweep resume=true dir=no", "dir=no: no sweep to resume here"),
     ("train dir=afile", "dir=afile: .*is a file, not a folder"),

@@ -16,14 +16,13 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from commands import ARRAYS, TINY, curves, here, start, status, steps_logged, wait_until
+from commands import ARRAYS, TINY, curves, here, program, start, status, steps_logged, wait_until
 from formats import write_arrays
 
 import mfrun
@@ -46,19 +45,21 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sweep_killed_again_and_again(seed: int, straight: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """At moments that fall anywhere: before the first row, in an evaluation or a save, between two runs."""
     moment = random.Random(seed)
-    process = start("sweep", *SWEEP, "dir=s")
+
+    def logged() -> int:
+        return max(steps_logged("s/width=3"), steps_logged("s/width=5"))
+
+    # At the latest in the middle of its second run, which waits there.
+    process = start("sweep", *SWEEP, "dir=s", hold=1500, only="width=3")
     wait_until(lambda: Path("s/sweep.yaml").exists(), process)
-    kills = 0
-    while kills < 2:
+    for hold in (2500, None):
         time.sleep(moment.uniform(0, 1.5))
         process.kill()
-        process.communicate()
-        if process.returncode == 0:
-            break
-        kills += 1
+        _, err = process.communicate()
+        assert process.returncode == -signal.SIGKILL, err
         # The half-finished folder can be looked at. Where there is nothing to see yet, one line says so.
         begun = any(Path("s").glob("*/config.yaml"))
-        rows = max(steps_logged("s/width=3"), steps_logged("s/width=5")) >= 0
+        rows = logged() >= 0
         capfd.readouterr()
         for command, surely in (("status", begun), ("plot", rows), ("compare", False)):
             code = here(command, "s")
@@ -66,10 +67,9 @@ def test_a_sweep_killed_again_and_again(seed: int, straight: Path, capfd: pytest
             assert code == 0 or (code == 2 and not surely), err
             assert code == 0 or (err.startswith("mfrun: ") and err.count("\n") == 1)
             assert "Traceback" not in err
-        process = start("sweep", "dir=s", "resume=true")
-        wait_until(lambda: bool(list(Path("s").glob("*/status.json"))), process)
+        process = start("sweep", "dir=s", "resume=true", hold=hold, only="width=3")
+        wait_until(lambda: logged() >= 0, process)
     process.communicate(timeout=120)
-    assert kills > 0
     assert here("sweep", "dir=s", "resume=true") == 0
     for n in (3, 5):
         assert curves(f"s/width={n}") == curves(f"{straight}/s/width={n}")
@@ -96,14 +96,11 @@ def test_a_file_that_cannot_grow(limit: int, straight: Path, capsys: pytest.Capt
 
 def test_two_sweeps_in_one_folder(straight: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Started at the same moment, one of them trains; nor can another go on with it meanwhile."""
-    both = [start("sweep", *SWEEP, "dir=s") for _ in range(2)]
-    wait_until(lambda: Path("s/sweep.yaml").exists(), both[0] if both[0].poll() is None else both[1])
-    for process in both:
-        process.send_signal(signal.SIGSTOP)  # its runs go on, and it holds the folder
+    both = [start("sweep", *SWEEP, "dir=s", hold=1500) for _ in range(2)]
+    wait_until(lambda: Path("s/sweep.yaml").exists())
     assert here("sweep", "dir=s", "resume=true") == 2
     assert capfd.readouterr().err == "mfrun: dir=s: another process is training in this folder\n"
-    for process in both:
-        process.send_signal(signal.SIGCONT)
+    Path("go").touch()
     errors = {process: process.communicate(timeout=120)[1] for process in both}
     refused, trained = sorted(both, key=lambda process: -process.returncode)
     assert (refused.returncode, trained.returncode) == (2, 0), errors
@@ -152,10 +149,11 @@ def bound() -> list[str]:
 
 
 def test_a_folder_that_becomes_read_only() -> None:
-    words = [sys.executable, "-m", "mfrun", "train", *TINY, "steps=6000", "checkpoint_seconds=0.05", "dir=r"]
+    words = program("train", *TINY, "steps=6000", "checkpoint_seconds=0.05", "dir=r", hold=3000)
     process = subprocess.Popen([*bound(), *words], stdout=-1, stderr=-1, text=True)
     wait_until(lambda: steps_logged("r") >= 100, process)
     Path("r").chmod(0o555)
+    Path("go").touch()
     try:
         _, err = process.communicate(timeout=60)
     finally:

@@ -363,25 +363,25 @@ import numpy as np
 from mfrun.problems.chunks import ChunkedArrays
 arrays = ChunkedArrays(Path(sys.argv[1]), {}, {"train": 6000, "test": 1000}, 50)
 with arrays.locked():
-    for chunk in arrays.missing():
+    for chunk in arrays.missing()[: int(sys.argv[2])]:
         key = [len(chunk.name), chunk.first]
         arrays.write(chunk, np.random.default_rng(key).standard_normal((chunk.last - chunk.first, 50)))
-        time.sleep(0.01)  # long enough to be seen and killed at
+        time.sleep(0.01)  # long enough to be killed at
+    if arrays.missing():
+        time.sleep(60)  # until it is killed
 """
 
 
 def test_killed_again_and_again(folder: Path) -> None:
     moment, kills, before = random.Random(1), 0, 0
-    while True:
-        command = [sys.executable, "-c", WRITER, "c"]
+    while before < 40:  # of 70 chunks
+        command = [sys.executable, "-c", WRITER, "c", "20"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if before >= 40:  # of 70 chunks
-            assert process.wait(60) == 0
-            break
         kill_at(lambda least=before + 6: committed("c") >= least, process, moment.uniform(0, 0.01))
         kills, before = kills + 1, committed("c")
     assert kills >= 2
-    subprocess.run([sys.executable, "-c", WRITER, "straight"], check=True)
+    for name in ("c", "straight"):
+        subprocess.run([sys.executable, "-c", WRITER, name, "70"], check=True)
     for name in ("train.npy", "test.npy", "chunks.json"):
         assert Path("c", name).read_bytes() == Path("straight", name).read_bytes()
 
@@ -402,11 +402,26 @@ def test_a_disk_that_refuses() -> None:
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
+# mfrun that computes the features of no test image, but waits there to be killed.
+UNENDING = """
+import time
+from mfrun.cli import main
+from mfrun.problems.chunks import ChunkedArrays
+write = ChunkedArrays.write
+def held(self, chunk, values):
+    if chunk.name == "test":
+        time.sleep(60)
+    write(self, chunk, values)
+ChunkedArrays.write = held
+main()
+"""
+
+
 def test_a_computation_that_is_killed_goes_on(weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
     counts = (ROWS + 10, 10)
     write_images(counts, (4, 4, 3))
     argv = ["data", "arrays_vgg16", *words(weights, "threads=1")]
-    command = [sys.executable, "-m", "mfrun", *argv]
+    command = [sys.executable, "-c", UNENDING, *argv]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     kill_at(lambda: committed("vgg16") >= 1, process)
     assert 1 <= committed("vgg16") < 3

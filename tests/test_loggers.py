@@ -83,7 +83,7 @@ def test_resumed_and_diverged(reader) -> None:
 def test_killed(reader) -> None:
     """kill -9, twice; the rest of the run is in test_faults.py, without a logger."""
     long = ["steps=3000", "checkpoint_seconds=0.01"]
-    process = start("train", *BOARD, *long, "dir=r")
+    process = start("train", *BOARD, *long, "dir=r", hold=1500)
     wait_until(lambda: steps_logged("r") >= 100, process)
     process.kill()
     process.communicate()
@@ -226,12 +226,12 @@ def test_files_that_nobody_has_sent_stay_until_others_replace_them(tracked: Trac
 def test_trackers_of_a_run_that_is_killed(tracked: Tracked) -> None:
     """By the keyboard, then for good: no point is there twice, and none is missing."""
     long = ["steps=3000", "checkpoint_seconds=0.01"]
-    process = start("train", *TINY, *long, *tracked.words, "dir=r")
+    process = start("train", *TINY, *long, *tracked.words, "dir=r", hold=1000)
     wait_until(lambda: steps_logged("r") >= 30, process)
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 130
-    process = start("train", *tracked.words, "dir=r", "resume=true")
+    process = start("train", *tracked.words, "dir=r", "resume=true", hold=2000)
     wait_until(lambda: steps_logged("r") >= 300, process)
     process.kill()
     process.communicate()

@@ -19,6 +19,7 @@ from mfrun.dynamics.evaluate import grid
 from mfrun.dynamics.experiment import Experiment, assemble
 from mfrun.shell import completion
 from mfrun.sweeps import estimate, side_by_side
+from mfrun.sweeps import plan as plans
 from mfrun.sweeps.estimate import Memory, Pace, Planned, measure_memory, measure_pace, smaller
 from mfrun.sweeps.plan import PROCESS, Cluster, Plan
 
@@ -267,6 +268,56 @@ def test_jobs_of_a_cluster() -> None:
     assert f"{sum(seconds) / 3600:.3g} GPU hours" in text
     little = Cluster.of("submitit_slurm", {**keys, "mem_gb": 1e-3})
     assert "of hydra.launcher.mem_gb" in plan_of(runs, cluster=little).lacking()[0]
+
+
+RAY = {"init": {"address": None, "num_cpus": None}, "remote": {"num_cpus": 2}}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "keys", "at_once", "cores"),
+    [
+        ("joblib", {"n_jobs": -1}, 4, 1),
+        ("joblib", {"n_jobs": -2}, 3, 1),
+        ("joblib", {"n_jobs": -9}, 1, 4),
+        ("joblib", {"n_jobs": 2}, 2, 2),
+        ("joblib", {"n_jobs": 8}, 8, 1),
+        ("basic", {}, 1, 4),
+        ("submitit_local", {"timeout_min": 60, "cpus_per_task": None, "mem_gb": 1}, None, None),
+        ("ray", {"ray": RAY}, 2, 2),
+        ("ray", {"ray": {**RAY, "init": {"address": None, "num_cpus": 2}}}, 1, 2),
+    ],
+)
+def test_launchers_on_this_machine(
+    launcher: str, keys: dict[str, object], at_once: int | None, cores: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many runs share its cores and its memory, each a process with imports and data of its own."""
+    monkeypatch.setattr(plans, "available_cores", lambda: 4)
+    cluster = Cluster.of(launcher, keys)
+    assert cluster == Cluster(launcher, at_once, cores, here=True)
+    runs = [planned(str(k), steps=100, step=1.0, start=2**20 * k) for k in range(1, 7)]
+    plan = plan_of(runs, threads=None, cluster=cluster)
+    together = min(at_once or 6, 6)
+    largest = sum(2**20 * k + PROCESS for k in range(7 - together, 7))
+    assert plan.memory == together * plan.shared + largest
+    # No more than there are cores go on at a time.
+    rounds = -(-6 // min(together, 4 // (cores or 1)))
+    assert plan.seconds == pytest.approx(rounds * runs[0].seconds(cores or 1))
+    text = plan.totals(0.0)
+    assert f"{f'{at_once} at once' if at_once else 'all at once'}; the longest" in text
+    assert "; on 4 cores that nothing else uses; steps timed" in text
+    assert f"at the peak, of {estimate.size(plans.machine_memory())}; imports and data are" in text
+    assert "a node may be" not in text
+    assert "DOES NOT FIT" not in text
+    monkeypatch.setattr(plans, "machine_memory", lambda: plan.memory - 1)
+    (memory,) = plan.lacking()
+    assert "of memory; " in memory
+    assert memory.endswith("hydra/launcher=local threads=1 takes the least" if together > 1 else "by itself: 6")
+
+
+def test_a_ray_cluster_that_runs_already_is_another_machine() -> None:
+    cluster = Cluster.of("ray", {"ray": {**RAY, "init": {"address": "auto", "num_cpus": None}}})
+    assert cluster == Cluster("ray")
+    assert "a node may be faster or slower" in plan_of([planned()], cluster=cluster).totals(0.0)
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

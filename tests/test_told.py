@@ -103,7 +103,7 @@ def test_a_default_folder_goes_again_where_nothing_is_written() -> None:
 
 def test_the_command_that_goes_on_is_one_for_the_shell() -> None:
     """As printed, with the folder in quotes, it goes on."""
-    process = start("train", *TINY, "steps=8000", "checkpoint_seconds=0.05", "dir=a b")
+    process = start("train", *TINY, "steps=8000", "checkpoint_seconds=0.05", "dir=a b", hold=4000)
     wait_until(lambda: steps_logged("a b") >= 100, process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
@@ -141,7 +141,7 @@ def test_the_latest_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
 def test_runs_that_wait_are_listed_in_the_order_of_their_numbers(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = start("sweep", *SEVERAL, "widths=[10,9,100,inf]", *LIMIT, "steps=20000", "dir=s")
+    process = start("sweep", *SEVERAL, "widths=[10,9,100,inf]", *LIMIT, "steps=20000", "dir=s", hold=1000)
     wait_until(lambda: Path("s/sweep.yaml").exists() and any(Path("s").glob("*/metrics.csv")), process)
     process.kill()
     process.communicate()

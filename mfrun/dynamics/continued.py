@@ -41,7 +41,8 @@ def refuse_changes(run: RunDirectory, content: dict[str, Any], growing: bool) ->
         if key == "steps" and growing and now[key] > before[key]:
             continue
         was = typed(before.get(key))
-        why = f"{run.path} was started with {key}={was}; only a longer steps= may change on resume=true"
+        only = "only a longer steps=, or a larger budget= of it, may change what a run computes on resume=true"
+        why = f"{run.path} was started with {key}={was}; {only}"
         if key == "steps" and not growing:
             why = f"{run.path} was started with steps={before.get(key)}, and its schedule depends on them"
         raise ConfigError(key, now.get(key), why)

@@ -217,7 +217,11 @@ class _Loop:
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def _restore(self) -> list[dict[str, Any]]:
-        """Go back to the newest whole state, and drop the rows that were written after it; returns those that stay."""
+        """Go back to the newest whole state, and drop the rows that were written after it; returns those that stay.
+
+        Raises:
+            UserError: what the state's JSON says is damaged.
+        """
         found = self.run.load_state(warn=say)
         if found is None:
             self.run.keep_rows(set())
@@ -225,7 +229,12 @@ class _Loop:
             return []
         tensors, facts = found
         self.network.load(tensors)
-        self.step, self.seconds_before = facts["step"], facts["wall_seconds"]
+        try:
+            self.step, self.seconds_before = facts["step"], float(facts["wall_seconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            file = self.run.path / f"state-{facts['step']:08d}.json"
+            said = "it holds no number of wall_seconds; without it, the run goes on from the state before it"
+            raise UserError(f"{file}: damaged: {said}") from error
         self.run.keep_rows({k for k in self.grid if k <= self.step})
         rows = self.run.metrics()
         complete = rows.groupby("step")["replicate"].count() == self.experiment.replicates

@@ -19,6 +19,7 @@ run.log.
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -52,6 +53,8 @@ CLASSES = "classes.json"
 LOCK = "run.lock"
 SWEEP = "sweep.yaml"
 SWEEP_LOCK = "sweep.lock"
+# Hydra's own files of a run.
+HYDRA = ".hydra"
 DONE = ("finished", "diverged")
 # The newest state and the one before it.
 KEPT_STATES = 2
@@ -111,11 +114,15 @@ class RunDirectory:
         Raises:
             UserError: the file is missing or damaged.
         """
-        return load_yaml(self.path / CONFIG)
+        file = self.path / CONFIG
+        node = load_yaml(file)
+        if "width" not in node:  # Which every run has, however old.
+            raise UserError(f"{self.path}: its configuration is not one of mfrun, or damaged: {file} holds no width")
+        return node
 
     def choices(self) -> dict[str, str]:
         """The file that was chosen of each group, as Hydra has written it; empty where it has not."""
-        file = self.path / ".hydra" / "hydra.yaml"
+        file = self.path / HYDRA / "hydra.yaml"
         chosen = OmegaConf.select(load_yaml(file), "hydra.runtime.choices") if file.is_file() else None
         return {str(group): str(name) for group, name in (chosen or {}).items()}
 
@@ -221,14 +228,26 @@ class RunDirectory:
             tensors: the trained arrays by name.
             facts: what else :meth:`load_state` is to give back.
             keep: for good; other states than these go when two newer ones are there.
+
+        Raises:
+            OSError: the disk is full, or gone.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         name = _state(step)
-        # Straight from the network's memory: a large network has no room for a second copy.
-        with replacing(self.path / f"{name}.safetensors") as temporary:
-            save_file(tensors, temporary)
-        commit = {"step": step, "sha256": _sha256(self.path / f"{name}.safetensors"), "keep": keep, **facts}
+        file = self.path / f"{name}.safetensors"
+        try:
+            # Straight from the network's memory: a large network has no room for a second copy.
+            with replacing(file) as temporary:
+                save_file(tensors, temporary)
+        except SafetensorError as error:
+            # What the system says of a file is an error of its own there, with the system's number in its text.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+        commit = {"step": step, "sha256": _sha256(file), "keep": keep, **facts}
         write_atomically(self.path / f"{name}.json", json.dumps(commit, indent=1))
         self._prune()
 
@@ -300,9 +319,23 @@ class RunDirectory:
             return {"state": "unknown"}
         if not isinstance(state, str):
             return {"state": "unknown"}
-        if state == "running" and host == socket.gethostname() and not _alive(pid, status.get("began")):
-            status["state"] = "killed"
+        if state == "running":
+            began = status.get("began")
+            if host == socket.gethostname():
+                gone = not _alive(pid, began)
+            else:  # In a container, this machine has another name; of other machines nobody can tell.
+                gone = str(began).partition("/")[0] == _boot() and self.free()
+            status["state"] = "killed" if gone else state
         return dict(status)
+
+    def free(self) -> bool:
+        """Whether there is a lock that no process of this machine holds; of others, not every file system knows."""
+        try:
+            with (self.path / LOCK).open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def done(self) -> bool:
         """Whether nothing is left to train."""
@@ -322,20 +355,50 @@ def find_runs(path: str | os.PathLike[str], waiting: bool = False) -> Iterator[R
     root = Path(path)
     if not root.exists():
         raise UserError(f"{root}: no such folder")
-    found = _below(root)
+    found, sweeps = _below(root)
     if waiting:
-        for sweep in root.rglob(SWEEP):
-            found |= {sweep.parent / str(name) for name in (read_sweep(sweep.parent) or {}).get("runs") or []}
+        for sweep in sweeps:
+            found |= {sweep / str(name) for name in (read_sweep(sweep) or {}).get("runs") or []}
+    if not found and root.name != HYDRA and RunDirectory(root).exists():
+        found = {root}  # Named outright: what is wrong with its configuration is told by who reads it.
     if not found:
         raise UserError(f"{root}: no run here (a run has a {CONFIG} and a {METRICS})")
     return iter([RunDirectory(p) for p in sorted(found, key=_as_read)])
 
 
-def _below(root: Path) -> set[Path]:
-    """The folders of all runs from a folder on; in that of a run there is no other, though loggers and Hydra may keep
-    files of the same name there."""
-    there = {file.parent for file in root.rglob(CONFIG)}
-    return {folder for folder in there if there.isdisjoint(folder.parents) and folder.name != ".hydra"}
+def _below(root: Path) -> tuple[set[Path], set[Path]]:
+    """The folders of all runs from a folder on, and those of all sweeps.
+
+    In that of a run there is no other, though loggers and Hydra may keep files of the same names there. What links lead
+    to comes last, so that a folder that lies below ``root`` itself is called by its place there.
+    """
+    runs, sweeps, seen = set[Path](), set[Path](), set[str]()
+    starts = [root]
+    for start in starts:  # It grows meanwhile.
+        for where, folders, files in os.walk(start):
+            folder, real = Path(where), os.path.realpath(where)
+            if real in seen:  # Links may lead back, or twice to one folder.
+                folders.clear()
+                continue
+            seen.add(real)
+            if SWEEP in files:
+                sweeps.add(folder)
+            if _is_run(folder, {*folders, *files}):
+                runs.add(folder)
+                folders.clear()
+            starts += [folder / name for name in sorted(folders) if (folder / name).is_symlink()]
+    return runs, sweeps
+
+
+def _is_run(folder: Path, names: set[str]) -> bool:
+    """Whether a folder that holds these names is a run's: other programs' projects have a config.yaml, too."""
+    if CONFIG not in names or folder.name == HYDRA:
+        return False
+    if not names.isdisjoint((METRICS, STATUS, LOCK, HYDRA)):
+        return True
+    with suppress(UserError):
+        return "width" in plain(load_yaml(folder / CONFIG))
+    return False
 
 
 def _as_read(path: Path) -> list[tuple[int, float, str]]:
@@ -354,7 +417,7 @@ def newest(root: str = "outputs", sweeps: bool | None = None) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = {file.parent for file in Path(root).rglob(SWEEP)} | _below(Path(root))
+    found = set[Path]().union(*_below(Path(root)))
     tops = {(folder.parent if (folder.parent / SWEEP).exists() else folder) for folder in found}
     if sweeps is not None:
         tops = {top for top in tops if (top / SWEEP).exists() == sweeps}
@@ -407,7 +470,7 @@ def read_words(run_dir: Path) -> list[str] | None:
     Raises:
         UserError: the file is damaged.
     """
-    file = run_dir / ".hydra" / "overrides.yaml"
+    file = run_dir / HYDRA / "overrides.yaml"
     if not file.is_file():
         return None
     saved = read_yaml(file)
@@ -504,6 +567,15 @@ def _began(pid: int) -> str | None:
         ticks = facts[18]
         if state == "Z":  # It is dead, and its parent has not asked for it yet.
             return "ended"
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{ticks}"
+        boot = _boot()
+        return f"{boot}/{ticks}" if boot else None
     except (OSError, IndexError):
+        return None
+
+
+def _boot() -> str | None:
+    """What tells this time that this machine is on from any other, and from other machines; None for unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
         return None

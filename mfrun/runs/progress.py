@@ -61,6 +61,7 @@ class Runs:
         self._done += 1
         self._bar.set_description_str(f"sweep {self._done}/{self.total} runs", refresh=False)
         self._bar.update(cost)
+        self._bar.refresh()  # However soon after another.
 
     def __enter__(self) -> Runs:
         Runs.current = self

@@ -49,6 +49,15 @@ OPTIONS = {
     "data": ("--help", "--config-dir", "--debug"),
     "completion": tuple(SCRIPTS),
 }
+# Values of keys, beside those of config.CHOICES, and of options, which only modules know that import torch, or nobody.
+CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
+    "init.law": ("normal", "rademacher", "uniform"),
+    "particles.method": ("sobol", "antithetic", "plain"),
+    "stand_in.measure": ("sampled", "spread", "drawn"),
+    "--cfg": ("job", "hydra", "all"),
+    "--yscale": ("log", "linear"),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -78,6 +87,8 @@ def candidates(line: str, commands: Commands) -> list[str]:
     command, word = words[0], words[-1]
     if word.startswith("-") or command == "completion":
         return _starting(OPTIONS.get(command) or _options(command, commands), word)
+    if chosen := _choices(command, words[-2]):
+        return _starting(chosen, word)
     if command == "data":
         return _data(words[1:])
     return _overrides(words[1:]) if command in ("train", "sweep", "check", "predict") else []
@@ -108,6 +119,16 @@ def _options(command: str, commands: Commands) -> list[str]:
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue())))
 
 
+def _choices(command: str, option: str) -> tuple[str, ...]:
+    """The values that an option takes; none where it takes others, or is no option."""
+    from mfrun.shell import options
+
+    parser = getattr(options, command, None)
+    if not option.startswith("-") or option in CHOICES or parser is None:
+        return CHOICES.get(option, ())
+    return next((tuple(a.choices or ()) for a in parser()._actions if option in a.option_strings), ())
+
+
 def _overrides(words: list[str]) -> list[str]:
     """Hydra's answer for the last of several overrides."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -122,21 +143,23 @@ def _overrides(words: list[str]) -> list[str]:
     from mfrun.shell.commandline import config_dirs
 
     key, equals, value = words[-1].partition("=")
-    if equals and key in config.CHOICES:
-        before = value[: value.rfind(",") + 1]
-        return [f"{key}={before}{c}" for c in config.CHOICES[key] if c.startswith(value.removeprefix(before))]
+    # Of a key's several values, KEY=A,B, the last is completed; those of earlier words do not matter.
+    before = value[: value.rfind(",") + 1]
+    choices = (config.CHOICES | CHOICES).get(key, ())
+    if equals and choices:
+        return _starting([f"{key}={before}{choice}" for choice in choices], words[-1])
     config.store_schema()
     Plugins.instance()
     loader = ConfigLoaderImpl(create_config_search_path(str(config.conf_dir())))
-    # Of a key's several values, KEY=A,B, the last is completed; those of earlier words do not matter.
     done = [w.split(",")[0] for w in words[:-1] if "=" in w and "[" not in w and not w.startswith("-")]
     done += [f"hydra.searchpath=['file://{Path(folder).resolve()}']" for folder in config_dirs(words[:-1])]
-    before = value[: value.rfind(",") + 1]
     asked = f"{key}={value.removeprefix(before)}" if before else words[-1]
     try:
         node = loader.load_configuration("config", overrides=done, run_mode=RunMode.RUN)
     except HydraException:  # An earlier word is wrong; groups can be completed all the same.
         done, node = [], loader.load_configuration("config", overrides=[], run_mode=RunMode.RUN)
+    if equals and isinstance(OmegaConf.select(node, key, throw_on_resolution_failure=False), bool):
+        return _starting([f"{key}={before}{choice}" for choice in ("true", "false")], words[-1])
     found = DefaultCompletionPlugin(loader)._query("config", " ".join([*done, asked]) or " ")
     answers = []
     for f in found:

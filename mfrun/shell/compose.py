@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import functools
 import os
 import re
@@ -23,12 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mfrun import config
 from mfrun.errors import ConfigError, UserError
-from mfrun.files import nearest, plain
-from mfrun.registry import quote, reason, suggest
+from mfrun.files import load_yaml, nearest, plain
+from mfrun.registry import NODE, quote, reason, suggest
 from mfrun.shell import commandline
 
 # conf/hydra/launcher/ and the plugins' own schemas share their names, on purpose: the schemas check the types.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
+
+# What OmegaConf says of a key that is not there.
+_UNKNOWN = re.compile(r"Key '[^']+' (is )?not in")
 
 # Hydra has one place in a process for what it composes with; threads of a program take it in turn.
 _composing = threading.RLock()
@@ -148,11 +152,29 @@ def folder(node: DictConfig) -> Path:
     path = Path(str(node.dir))
     if not node.dir:
         raise ConfigError("dir", "''", "names the folder to write into")
-    there = nearest(path)
+    try:
+        there = nearest(path)
+    except OSError as error:
+        raise ConfigError("dir", path, f"cannot be a folder ({error.strerror})") from error
     if not there.is_dir():
         raise ConfigError("dir", path, f"{there} is a file, not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError("dir", path, f"no permission to write in {there}")
+    return path
+
+
+def made(path: Path) -> Path:
+    """``dir`` as a folder that is there.
+
+    Raises:
+        ConfigError: the system allows none, as in /proc, which only an attempt shows.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # A full disk is nobody's mistake.
+            raise
+        raise ConfigError("dir", path, f"cannot be made ({error.strerror})") from error
     return path
 
 
@@ -241,8 +263,13 @@ def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]
         except (HydraException, OmegaConfBaseException) as own:
             parent, _, last = o.key_or_group.rpartition(".")
             siblings = OmegaConf.select(base, parent) if parent else base
+            why = _root_reason(own)
+            if o.key_or_group.startswith("hydra.launcher.") and _UNKNOWN.search(why):
+                return UserError(f"{said}: {_of_another_launcher(o.key_or_group, groups, name, extra)}")
+            if why == NODE and isinstance(siblings, DictConfig) and isinstance(siblings.get(last), DictConfig):
+                why += "".join(f", {o.key_or_group}.{key}" for key in siblings[last])
             if not isinstance(siblings, DictConfig) or last in siblings or said in groups or parent == "hydra":
-                return UserError(f"{said}: {_root_reason(own)}")
+                return UserError(f"{said}: {why}")
             if parent:
                 known = [str(k) for k in siblings if k != "name"]
                 here = f"keys here are {', '.join(known)}" if known else f"{parent} has no keys"
@@ -252,6 +279,15 @@ def _explain(error: Exception, overrides: list[str], name: str, extra: list[str]
                     return UserError(f"{said}: unknown key; {ELSEWHERE[last]}")
             return UserError(f"{said}: unknown key; {here}{suggest(last, known)}")
     return UserError(_root_reason(error))
+
+
+def _of_another_launcher(key: str, groups: list[str], name: str, extra: list[str]) -> str:
+    """That the launcher which is chosen has no such key, and which of the program's own have."""
+    whole = hydra.compose(name, overrides=[*groups, *extra], return_hydra_config=True)
+    files = sorted(Path(config.conf_dir(), "hydra", "launcher").glob("*.yaml"))
+    having = ", ".join(f"hydra/launcher={file.stem}" for file in files if key.split(".")[2] in load_yaml(file))
+    chosen = f"hydra/launcher={whole.hydra.runtime.choices['hydra/launcher']}"
+    return f"{chosen} has no such key" + (f"; it is a key of {having}" if having else "")
 
 
 def _in_a_file(error: Exception, groups: list[str], name: str, extra: list[str]) -> str:
@@ -278,7 +314,7 @@ def _in_a_file(error: Exception, groups: list[str], name: str, extra: list[str])
     key, value = re.search(r"full_key: (\S+)", text), re.search(r"Value '(.*?)' of type", text)
     if key is None:
         return f"{place}: {_root_reason(error)}"
-    if re.search(r"Key '[^']+' (is )?not in", text):
+    if _UNKNOWN.search(text):
         return f"{place}: {key[1]}: unknown key{suggest(key[1], sorted(commandline.KEYS))}"
     shown = f"{key[1]}: {value[1]}" if value else key[1]
     return f"{place}: {shown}: {reason(Exception(text))}"

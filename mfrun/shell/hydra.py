@@ -20,10 +20,13 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mfrun import config
-from mfrun.shell import commandline, usage
+from mfrun.shell import commandline, options, usage
 from mfrun.shell.compose import compose
 
 Task = Callable[[DictConfig], Any]
+
+# What stands among Hydra's flags on the line of a command, and is none of them.
+OWN = {"train": ("--latest",), "sweep": ("--latest", "--dry-run")}
 
 
 class Composed(ConfigLoaderImpl):
@@ -135,17 +138,33 @@ def _job(
     return run_job(noted, whole, folder, subfolder, context), failures[0] if failures else None
 
 
-def only_prints(command: str, argv: list[str]) -> bool:
-    """Answer the calls that train nothing: --help, and Hydra's own printing flags."""
+def _first(overrides: list[str], flags: list[str]) -> list[str]:
+    return commandline.first(overrides)
+
+
+def only_prints(command: str, argv: list[str], composed: Callable[[list[str], list[str]], list[str]] = _first) -> bool:
+    """Answer the calls that train nothing: --help, and Hydra's own printing flags.
+
+    Args:
+        command: its name.
+        argv: the words of the command line.
+        composed: from the overrides, with the words of :data:`OWN` after them, and the flags, the overrides of the one
+            run whose composition is printed.
+    """
     if "--help" in argv or "-h" in argv:
         print(usage.text(command, commandline.config_dirs(argv)))
         return True
     if not any(map(commandline.prints, argv)):
         return False
-    argv = [commandline.translate(a) for a in argv]
+    if command == "predict":  # Its options are not about what is composed.
+        _, argv = options.predict().parse_known_args(argv)
+    own = [a for a in argv if a in OWN.get(command, ())]
+    argv = [commandline.translate(a) for a in argv if a not in own]
     args = commandline.arguments(argv)
     if args.cfg or args.info:
-        compose(commandline.first(args.overrides), commandline.split(argv)[0], complete=False)
+        flags, overrides = commandline.split(argv)[0], commandline.split(args.overrides)[1]
+        args.overrides = composed([*overrides, *own], flags)
+        compose(args.overrides, flags, complete=False)
     config.store_schema()
     version.setbase("1.3")
     # Without it, Hydra prints a traceback of its own and leaves; mfrun says what happened in one line.

@@ -61,7 +61,7 @@ Options:
 
 FLAGS = """\
 Flags (Hydra's own; --hydra-help lists the rest):
-  --cfg job              print the composed configuration and stop
+  --cfg job              print the composed configuration, of a sweep its first run's, and stop
   --info [WHAT]          print where it comes from: config, defaults, defaults-tree, searchpath, plugins
   --config-dir DIR       look for further YAML files (your own groups and presets) in DIR
   --debug                full traceback of an error"""

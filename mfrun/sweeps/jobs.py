@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,11 +26,12 @@ from mfrun.dynamics import continued
 from mfrun.dynamics.continued import own_data, refuse_changes
 from mfrun.dynamics.experiment import Experiment, Problems, assemble, resolve_device
 from mfrun.dynamics.train import train
-from mfrun.errors import UserError, of_the_system, out_of_memory, unforeseen
+from mfrun.errors import Interrupted, UserError, of_the_system, out_of_memory, unforeseen
 from mfrun.runs.directory import RunDirectory
 from mfrun.runs.loggers import loggers
 from mfrun.runs.progress import Runs, say
 from mfrun.runs.requeue import requeued_on_signal
+from mfrun.runs.signals import STOPPING
 from mfrun.shell import hydra
 from mfrun.sweeps import side_by_side
 
@@ -141,6 +148,45 @@ def train_job(node: DictConfig) -> bool:
 
     with requeued_on_signal():
         return told(folder.path.name, go)
+
+
+@contextmanager
+def stopped_together(runs: Sequence[Run]) -> Iterator[None]:
+    """Within it, the signals that stop this process stop the runs that joblib trains in processes of its own.
+
+    joblib kills those processes where this one is stopped by Ctrl-C, and leaves them to train on at SIGTERM. Here the
+    runs that have begun save their states first; a second signal does not wait for that.
+
+    Args:
+        runs: of the sweep.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        processes = {process.pid for process in multiprocessing.active_children()}
+        statuses = [(run.folder, run.folder.status()) for run in runs]
+        # One that is about to begin has nothing to save.
+        begun = {status["pid"]: folder for folder, status in statuses if status["state"] == "running"}
+        training = {pid: folder for pid, folder in begun.items() if pid in processes}
+        for pid in training:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        while not all(folder.free() for folder in training.values()):
+            time.sleep(0.05)
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, stop) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def told(name: str, go: Callable[[], object]) -> bool:

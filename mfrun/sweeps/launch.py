@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import math
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from mfrun.runs.directory import SWEEP, RunDirectory, hold_sweep, newest, write_
 from mfrun.runs.loggers import Tolerated
 from mfrun.runs.progress import WRITES_TO, say
 from mfrun.shell import commandline, hydra
-from mfrun.shell.compose import compose_jobs, folder, keys
+from mfrun.shell.compose import compose_jobs, folder, keys, made
 from mfrun.sweeps import resume
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ LONGEST = 255
 
 def train(argv: list[str]) -> int:
     """Train one configuration."""
-    if hydra.only_prints("train", argv):
+    if hydra.only_prints("train", argv, functools.partial(_printed, "train")):
         return 0
     run = train_run(*commandline.split(with_latest(argv, "train")))
 
@@ -57,20 +58,20 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
         Interrupted: the run was stopped, and its state is saved.
     """
     distrust(set())
-    swept = [commandline.line(o) for o in commandline.parse(overrides) if o.is_sweep_override()]
-    if swept:
-        raise UserError(f"{swept[0]}: several values; mfrun sweep trains one run for each")
+    _refuse_several(overrides)
     whole = resume.asked(overrides, flags)
     if keys(whole).resume:
         saved = resume.words_of_run(folder(keys(whole)))
         _, whole = resume.resumed(saved, overrides, flags)
     node = keys(whole)
+    _refuse_chdir(whole)
 
     from mfrun.dynamics.experiment import Problems
     from mfrun.dynamics.train import train
     from mfrun.dynamics.warnings import warn
     from mfrun.sweeps.estimate import refuse_too_large
     from mfrun.sweeps.jobs import Run, refuse_other_data
+    from mfrun.sweeps.side_by_side import available_cores
 
     with _own_folder(folder(node), overrides) as path, _resumable("train", path, flags):
         directory = RunDirectory(path)
@@ -85,10 +86,10 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
             run = Run.checked(node, directory, Problems())
             refuse_other_data([run])
             refuse_too_large([run.experiment])
-            warn([run.experiment])
+            warn([run.experiment], available_cores())
             run.settle()
             if not begun:
-                path.mkdir(parents=True, exist_ok=True)
+                made(path)
                 directory.lock()
                 if directory.exists():  # It was begun, and ended, while this one made ready.
                     raise UserError(f"dir={path}: another process has just begun a run in this folder")
@@ -98,9 +99,40 @@ def train_run(flags: list[str], overrides: list[str]) -> Run:
     return run
 
 
+def _refuse_several(overrides: list[str]) -> None:
+    """Refuse what is typed for several runs; the widths of a preset, which a sweep takes as well, are passed over.
+
+    Raises:
+        UserError: it is there.
+    """
+    for o in commandline.parse(overrides):
+        if o.is_sweep_override():
+            raise UserError(f"{commandline.line(o)}: several values; mfrun sweep trains one run for each")
+        if o.key_or_group == "widths":
+            why = "mfrun sweep trains one run for each; width=N is this command's"
+            raise UserError(f"{commandline.line(o)}: {why}")
+
+
+def _printed(command: str, overrides: list[str], flags: list[str]) -> list[str]:
+    """The overrides of the run whose composition Hydra prints: of a sweep the first; what is resumed has its own.
+
+    Raises:
+        UserError: the words make no sense.
+    """
+    overrides = with_latest([word for word in overrides if word != "--dry-run"], command)
+    if command == "train":
+        _refuse_several(overrides)
+    whole = resume.asked(commandline.first(overrides), flags)
+    node = keys(whole, complete=False)
+    if node.resume:
+        saved = (resume.words_of_run if command == "train" else resume.words_of_sweep)(folder(node))
+        overrides, whole = resume.resumed(saved, overrides, flags)
+    return commandline.jobs(_with_widths(overrides, whole))[0] if command == "sweep" else overrides
+
+
 def sweep(argv: list[str]) -> int:
     """Train every width, and every value of every swept key: a Hydra multirun."""
-    if hydra.only_prints("sweep", argv):
+    if hydra.only_prints("sweep", argv, functools.partial(_printed, "sweep")):
         return 0
     distrust(set())
     words = with_latest([word for word in argv if word != "--dry-run"], "sweep")
@@ -156,9 +188,9 @@ def _swept(command: str, flags: list[str], overrides: list[str], master: DictCon
             from mfrun.sweeps.estimate import refuse_too_large
 
             refuse_too_large([run.experiment for run in runs if not run.finished])
-        with hold_sweep(top, resume=asked.base.resume):
+        with hold_sweep(made(top), resume=asked.base.resume):
             say(f"{WRITES_TO}{top}")
-            _warn(runs)
+            _warn(runs, asked.local)
             asked.record()
             for run in runs:
                 run.settle()
@@ -177,15 +209,16 @@ def _dry_run(asked: _Sweep) -> int:
     from mfrun.sweeps.plan import Cluster, plan
 
     runs = asked.checked()
-    _warn(runs)
+    _warn(runs, asked.local)
     cluster = None if asked.local else Cluster.of(asked.launcher, asked.master.hydra.launcher)
     return plan(runs, asked.top, asked.base.threads, cluster)
 
 
-def _warn(runs: list[Run]) -> None:
+def _warn(runs: list[Run], local: bool) -> None:
     from mfrun.dynamics.warnings import warn
+    from mfrun.sweeps.side_by_side import available_cores
 
-    warn([run.experiment for run in runs])
+    warn([run.experiment for run in runs], available_cores() if local else None)
 
 
 def with_latest(argv: list[str], command: str) -> list[str]:
@@ -197,7 +230,7 @@ def with_latest(argv: list[str], command: str) -> list[str]:
     if "--latest" not in argv:
         return argv
     if not any(word.replace(" ", "").lower() == "resume=true" for word in argv):
-        raise UserError("--latest: goes on with the newest one below outputs, which resume=true asks for")
+        raise UserError("--latest: goes on with the newest one below outputs, and needs resume=true beside it")
     words = [word for word in argv if word != "--latest"]
     if named := [word for word in words if commandline.translate(word).startswith("dir=")]:
         raise UserError(f"--latest: and {named[0]} names another; give one of them")
@@ -214,7 +247,7 @@ def _own_folder(path: Path, overrides: list[str]) -> Iterator[Path]:
         yield path
         return
     new = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made(path.parent)
     for k in itertools.count(1):
         own = path if k == 1 else path.with_name(f"{path.name}_{k}")
         try:
@@ -310,7 +343,10 @@ class _Sweep:
         # A job that runs elsewhere may start in another folder.
         master.dir = str(top if launcher == "local" else top.absolute())
         parsed = _with_widths(overrides, master)
-        jobs = _distinct(_composed(parsed, master, flags), top)
+        composed = _composed(parsed, master, flags)
+        for whole in (master, *(job.whole for job in composed)):
+            _refuse_chdir(whole)
+        jobs = _distinct(composed, top)
         return cls(top, overrides, parsed, master, base, jobs, launcher)
 
     @property
@@ -360,7 +396,7 @@ class _Sweep:
 
     def train(self, runs: list[Run]) -> bool:
         """Train its runs through the launcher; whether all went well, as far as the launcher says."""
-        from mfrun.sweeps.jobs import SideBySide, train_job
+        from mfrun.sweeps.jobs import SideBySide, stopped_together, train_job
 
         jobs = {job.words: job.whole for job in self.jobs}
         if self.local:
@@ -373,7 +409,8 @@ class _Sweep:
         go = "1 run goes" if len(jobs) == 1 else f"{len(jobs)} runs go"
         say(f"mfrun: {go} to {where}; {_status(self.top)} says how they stand")
         try:
-            return all(result.return_value for result in hydra.launch(self.master, jobs, train_job))
+            with stopped_together(runs) if self.launcher == "joblib" else nullcontext():
+                return all(result.return_value for result in hydra.launch(self.master, jobs, train_job))
         except Exception as error:
             # Launchers raise what they like; the troubles of the runs themselves are in their status and logs.
             lines = [line for line in str(error).splitlines() if line.strip()] or [""]
@@ -409,7 +446,7 @@ def _composed(parsed: list[Override], master: DictConfig, flags: list[str]) -> l
     """The jobs that the words stand for."""
     own = [
         f"dir={quote(master.dir)}",
-        f"hydra.sweep.subdir='{commandline.subdirectory(parsed)}'",
+        f"hydra.sweep.subdir='{commandline.subdirectory(parsed, commandline.config_dirs(flags))}'",
         "hydra.mode=MULTIRUN",
     ]
     jobs = commandline.jobs([o for o in parsed if o.key_or_group != "dir"])
@@ -454,6 +491,16 @@ def _refuse_folders(top: Path, names: list[str], grown: bool) -> None:
         raise UserError(f"{twice}: given twice, or by two values that make one folder's name")
     if grown:
         resume.refuse_orphans(top, names)
+
+
+def _refuse_chdir(whole: DictConfig) -> None:
+    """Refuse Hydra's change into the folder of a run: relative paths, its own among them, are others there.
+
+    Raises:
+        ConfigError: it is asked for.
+    """
+    if whole.hydra.job.chdir:
+        raise ConfigError("hydra.job.chdir", True, "only false; relative paths start where mfrun is called")
 
 
 def _launcher(master: DictConfig) -> str:

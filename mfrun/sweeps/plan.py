@@ -35,6 +35,7 @@ class Cluster:
         gpus: of a run.
         seconds: of wall time until a run is saved and requeued.
         memory: bytes of a run.
+        here: whether it is this machine, in processes that load the data for themselves.
     """
 
     name: str
@@ -43,15 +44,28 @@ class Cluster:
     gpus: int | None = None
     seconds: float | None = None
     memory: float | None = None
+    here: bool = False
 
     @staticmethod
     def of(name: str, keys: Any) -> Cluster:
         """From the launcher's own keys, ``hydra.launcher``."""
-        get, slurm = keys.get, name == "submitit_slurm"
-        at_once, limit = get("array_parallelism" if slurm else "n_jobs"), get("timeout_min") if slurm else None
+        get, cores = keys.get, available_cores()
+        if name == "basic":
+            return Cluster(name, at_once=1, cores=cores, here=True)
+        if name == "joblib":
+            # As joblib counts: -1 is one a core, -2 one less.
+            at_once = get("n_jobs") if get("n_jobs") > 0 else max(1, cores + 1 + get("n_jobs"))
+            return Cluster(name, at_once, cores=max(1, cores // at_once), here=True)
+        if name == "submitit_local":
+            return Cluster(name, here=True)
+        if name == "ray" and get("ray")["init"]["address"] is None:
+            of_run = get("ray")["remote"]["num_cpus"] or 1
+            at_once = int((get("ray")["init"]["num_cpus"] or cores) / of_run)
+            return Cluster(name, max(1, at_once), cores=max(1, int(of_run)), here=True)
+        limit = get("timeout_min")
         return Cluster(
             name,
-            at_once if at_once and at_once > 0 else None,
+            get("array_parallelism"),
             get("cpus_per_task"),
             get("gpus_per_node"),
             limit * 60 - (get("signal_delay_s") or 0) if limit else None,
@@ -87,9 +101,13 @@ class Plan:
         # The data are loaded by now, and all processes share them.
         self.shared = _resident()
         self.device = runs[0].experiment.device
-        self.here = cluster is None
-        self.gpu = self.here and self.device.type == "cuda"
-        self.cores = threads or available_cores()
+        self.here = cluster is None or cluster.here
+        self.gpu = cluster is None and self.device.type == "cuda"
+        # A launcher gives threads= to each run.
+        self.cores = (threads if cluster is None else None) or available_cores()
+        self.at_once = min(cluster.at_once or len(runs), len(runs)) if cluster else self.cores
+        # How often imports and data are in this machine's memory, or in that of a job elsewhere.
+        self.copies = self.at_once if cluster and self.here else 1
         self.runs = list(self._placed({id(run.job): run for run in runs}, threads))
 
     def _placed(self, runs: dict[int, Planned], threads: int | None) -> Iterator[Planned]:
@@ -118,18 +136,20 @@ class Plan:
     def seconds(self) -> float:
         """Predicted wall time of the sweep."""
         if self.cluster is not None:
-            return makespan([run.seconds() for run in self.runs], self.cluster.at_once or len(self.runs))
+            # Here, more than there are cores for take turns.
+            room = max(1, self.cores // self.runs[0].cores) if self.here else self.at_once
+            return makespan([run.seconds() for run in self.runs], min(self.at_once, room))
         wide, narrow = self._sides()
         one_after_another = sum(run.seconds() for run in wide)
         return one_after_another + makespan([run.seconds() for run in narrow], 1 if self.gpu else self.cores)
 
     @property
     def memory(self) -> int:
-        """Bytes of this machine's memory at the peak, at most."""
+        """Bytes of this machine's memory at the peak, or of the largest job elsewhere, at most."""
         if self.gpu:
             return self.shared + CONTEXT + _largest(GPU_STREAMS, [run.memory.start for run in self.runs])
         if self.cluster is not None:
-            return self.shared + max(map(_process, self.runs))
+            return self.shared * self.copies + _largest(self.copies, map(_process, self.runs))
         wide, narrow = self._sides()
         return self.shared + max([*map(_process, wide), _largest(self.cores, map(_process, narrow))])
 
@@ -142,18 +162,19 @@ class Plan:
     @property
     def disk(self) -> int:
         """Bytes of states and metrics; a new state is written before an old one goes."""
-        return sum(run.disk for run in self.runs) + _largest(self.cores, [run.memory.weights for run in self.runs])
+        return sum(run.disk for run in self.runs) + _largest(self.at_once, [run.memory.weights for run in self.runs])
 
     def lacking(self) -> list[str]:
         """What does not fit, a line each."""
         lines, there, what = [], machine_memory(), "of memory"
-        if self.cluster is not None:
+        if self.cluster is not None and not self.here:
             there = self.cluster.memory or float("inf")
             what = f"of hydra.launcher.mem_gb={there / GIB:.0f}"
         if self.memory > there:
             large = [run.job.label for run in self.runs if self.shared + _process(run) > there]
             more = f" and {len(large) - 3} more" if len(large) > 3 else ""
-            why = f"too large by itself: {', '.join(large[:3])}{more}" if large else "threads=1 takes the least"
+            least = f"{'hydra/launcher=local ' if self.cluster else ''}threads=1 takes the least"
+            why = f"too large by itself: {', '.join(large[:3])}{more}" if large else least
             lines.append(f"memory: {size(self.memory)} at the peak, {size(there)} {what}; {why}")
         if self.gpu and self.gpu_memory > self._card():
             lines.append(f"GPU memory: {size(self.gpu_memory)} at the peak, of {size(self._card())} on the card")
@@ -183,7 +204,7 @@ class Plan:
         held = f"at the peak, of {size(machine_memory())}" if self.here else "of the largest job"
         lines = [
             f"time    {self._time()}; steps timed here in {duration(timing)}",
-            f"memory  {size(self.memory)} {held}; imports and data are {size(self.shared)} of it",
+            f"memory  {size(self.memory)} {held}; imports and data are {size(self.shared * self.copies)} of it",
             f"disk    {size(self.disk)}, of {size(free_bytes(self.top))} free at dir={self.top}",
             f"steps   {sum(r.job.steps * r.job.flops for r in self.runs):.3g} floating point operations in all",
         ]
@@ -195,9 +216,9 @@ class Plan:
         total = duration(self.seconds)
         if self.gpu:
             return f"{total} one after another, less where {GPU_STREAMS} share the GPU"
+        alone = f"on {self.cores} cores" if self.cores > 1 else "on one core"
         if self.cluster is None:
-            cores = f"{self.cores} cores" if self.cores > 1 else "one core"
-            return f"{total} on {cores} that nothing else uses"
+            return f"{total} {alone} that nothing else uses"
         each = [run.seconds() for run in self.runs]
         at_once = f"{self.cluster.at_once} at once" if self.cluster.at_once else "all at once"
         text = f"{total}, {len(each)} jobs, {at_once}; the longest {duration(max(each))}"
@@ -205,7 +226,7 @@ class Plan:
             text += f", requeued {int(max(each) // self.cluster.seconds)} times under hydra.launcher.timeout_min"
         if self.cluster.gpus:
             text += f"; {sum(each) / 3600 * self.cluster.gpus:.3g} GPU hours"
-        return f"{text}; a node may be faster or slower"
+        return f"{text}; {alone} that nothing else uses" if self.here else f"{text}; a node may be faster or slower"
 
 
 def _largest(count: int, sizes: Iterable[int]) -> int:

@@ -84,6 +84,9 @@ def asked(overrides: list[str], flags: list[str]) -> DictConfig:
     parsed = commandline.parse(overrides)
     if not any(o.key_or_group == "resume" and o.value() is True for o in parsed):
         return compose_whole(overrides, flags)
+    if not any(o.key_or_group == "dir" for o in parsed):  # The default is a folder of this second.
+        newest = "mfrun train and mfrun sweep take the newest with --latest"
+        raise UserError(f"resume=true: name what to go on with, dir=FOLDER; {newest}")
     return compose_whole([commandline.line(o) for o in parsed if o.key_or_group in ("resume", "dir")], flags)
 
 
@@ -97,7 +100,8 @@ def resumed(saved: list[str], typed: list[str], flags: list[str]) -> tuple[list[
     overrides = commandline.over(saved, typed)
     whole = compose_whole(commandline.first(overrides), flags)
     if any(":" in o for o in saved):
-        groups = [o for o in saved if commandline.chooses(commandline.parse([o])[0])]
+        folders = commandline.config_dirs(flags)
+        groups = [o for o in saved if commandline.chooses(commandline.parse([o])[0], folders)]
         try:
             own = _names(commandline.over(groups, typed), flags)
         except UserError:  # What is typed makes sense beside the saved words only.
