@@ -257,7 +257,7 @@ def test_a_width_both_real_and_stood_for(capsys: pytest.CaptureFixture[str]) -> 
     figure = mfrun.plot("s", metrics="population_loss")
     (legend,) = figure.legends
     words = [t.get_text() for t in legend.get_texts()]
-    assert words[-2:] == ["stand_in.first=null", "stand_in.first=8"]
+    assert words[-2:] == ["layer 1: 6 neurons", "layer 1: 8 neurons"]
     lines = figure.axes[0].lines
     assert len({(str(line._dash_pattern), str(line.get_color())) for line in lines}) == len(lines) == 4
     assert sum(line.get_linestyle() == "-" for line in lines) == 1
