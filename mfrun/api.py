@@ -46,6 +46,21 @@ if TYPE_CHECKING:
 FEW = 4
 
 
+@contextmanager
+def _torch_kept() -> Iterator[None]:
+    """``threads=`` and ``precision=`` are of the run in hand; the program around it has its own again afterwards."""
+    import torch
+
+    from mfrun.networks.products import switches_kept
+
+    before = torch.get_num_threads()
+    try:
+        with switches_kept():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Outputs of a trained network.
@@ -157,6 +172,7 @@ class Run:
             frame.insert(1, "neurons", config["neurons"])
         return frame
 
+    @_torch_kept()
     def network(self, step: int | None = None) -> Network:
         """The network as it was at a step, by default the last that was saved.
 
@@ -165,6 +181,7 @@ class Run:
         """
         return self._restored(step)[1]
 
+    @_torch_kept()
     def predict(self, x: Any, step: int | None = None) -> Prediction:
         """Outputs at inputs of your own.
 
@@ -180,13 +197,13 @@ class Run:
         from mfrun.dynamics.evaluate import of_sets
         from mfrun.problems.problem import CHUNK
 
-        with _torch_kept():
-            experiment, network = self._restored(step)
-            inputs = experiment.problem.inputs(_samples(x))
-            every = network.outputs(torch.split(inputs, CHUNK)).movedim(-1, -2).double()
+        experiment, network = self._restored(step)
+        inputs = experiment.problem.inputs(_samples(x))
+        every = network.outputs(torch.split(inputs, CHUNK)).movedim(-1, -2).double()
         mean, bar = of_sets(every, experiment.sets, experiment.blueprint.union)
         return Prediction(mean.cpu().numpy(), None if bar is None else bar.cpu().numpy())
 
+    @_torch_kept()
     def hidden(self, x: Any, layer: int, step: int | None = None) -> Hidden:
         """A hidden layer at inputs of your own.
 
@@ -198,10 +215,10 @@ class Run:
         Raises:
             UserError: no such layer or state, or inputs that are no samples of this data set.
         """
-        with _torch_kept():
-            experiment, network = self._with_layer(layer, step)
-            return _hidden(network, experiment.problem.inputs(_samples(x)), layer)
+        experiment, network = self._with_layer(layer, step)
+        return _hidden(network, experiment.problem.inputs(_samples(x)), layer)
 
+    @_torch_kept()
     def features(self, layer: int, step: int | None = None, replicate: int = 0) -> dict[str, Any]:
         """Its data set as a hidden layer sees it: what ``numpy.savez`` writes for ``dataset=arrays``.
 
@@ -379,6 +396,7 @@ def load(path: str | Path | None = None) -> Run | Sweep:
     return Run(path) if RunDirectory(path).exists() else Sweep(path)
 
 
+@_torch_kept()
 def train(overrides: Sequence[str]) -> Run:
     """``mfrun train`` with these words, in this process.
 
@@ -388,8 +406,7 @@ def train(overrides: Sequence[str]) -> Run:
     from mfrun.sweeps import launch
 
     words = launch.with_latest(_words(overrides), "train")
-    with _torch_kept():
-        trained = launch.train_run(*commandline.split(words))
+    trained = launch.train_run(*commandline.split(words))
     return Run(trained.folder.path, trained.experiment)
 
 
@@ -476,21 +493,6 @@ def _words(overrides: Sequence[str]) -> list[str]:
         if word in ("--help", "-h", "--dry-run") or commandline.prints(word):
             raise UserError(f"{word}: is for the command line; from Python it trains nothing")
     return list(overrides)
-
-
-@contextmanager
-def _torch_kept() -> Iterator[None]:
-    """``threads=`` and ``precision=`` are of the run in hand; the program around it has its own again afterwards."""
-    import torch
-
-    from mfrun.networks.products import switches_kept
-
-    before = torch.get_num_threads()
-    try:
-        with switches_kept():
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _heard(process: subprocess.Popen[str]) -> tuple[str, str, bool]:

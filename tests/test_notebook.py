@@ -46,6 +46,11 @@ def test_the_caller_s_products_stay_what_they_were(precision: str) -> None:
     run.predict(np.zeros((2, 3)))
     run.hidden(np.zeros((2, 3)), 1)
     assert switches() == before
+    mfrun.load("r").network()
+    assert switches() == before
+    write_arrays(Path("a.npz"))
+    mfrun.train([*ARRAYS, "steps=2", f"precision={precision}", "dir=of_a_set"]).features(1)
+    assert switches() == before
     with switches_kept():
         arrange("tf32", torch.device("cuda"), 100)
         assert switches() != before

@@ -179,8 +179,6 @@ def load(paths: list[str], latest: bool) -> tuple[list[Curve], Path]:
         # Perturbed limits are no networks that anybody would train for their own sake.
         if keys.get("perturbed"):
             continue
-        if "width" not in keys:
-            raise UserError(f"{run.path}: its configuration is not one of mfrun")
         try:
             width = parse_width(keys["width"])
         except ConfigError as error:
